@@ -1,0 +1,129 @@
+"""Which backend computes a call: what is available, what was asked for, and why something is not there.
+
+A backend is an object with
+
+    name                                     "numpy", "c" or "cuda"
+    missing(op)                              why it cannot compute the op, or None
+    forward(op, spec, arrays, dtype, out)    all results, in spec's order
+    backward(op, spec, needs, dy, saved)     a gradient or None per array argument
+    uniform(key, shape, dtype)               Philox uniforms
+    full(shape, value, dtype)                a constant array
+
+Named, a backend computes or raises BackendError. "auto" (the default) takes CUDA where the arrays are on the device,
+then C, then NumPy; `ctx.backend` says which one it was.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+
+NAMES = ("numpy", "c", "cuda")
+_chosen: contextvars.ContextVar[str] = contextvars.ContextVar("cnncore_backend", default="")
+
+
+class NumPyBackend:
+    """The definitions in `cnncore/ops/`, run as they stand."""
+
+    name = "numpy"
+
+    def missing(self, op: Any) -> str | None:
+        return None
+
+    def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
+        results = op.forward(spec.params, *arrays)
+        if out is None:
+            return tuple(results)
+        for target, value in zip(out, results, strict=False):
+            target[...] = value
+        return (*out, *results[len(out) :])
+
+    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any) -> tuple[Any, ...]:
+        return tuple(op.backward(spec.params, needs, dy, *saved))
+
+    def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        from ..ops.random import uniform
+
+        return uniform(key, shape, dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
+        return np.full(shape, value, dtype)
+
+
+@functools.cache
+def load(name: str) -> Any:
+    """The backend called `name`; raises BackendError with the reason where it cannot be had."""
+    if name == "numpy":
+        return NumPyBackend()
+    if name == "c":
+        from .native import NativeBackend
+
+        return NativeBackend()
+    if name == "cuda":
+        from .cuda import CudaBackend
+
+        return CudaBackend()
+    raise BackendError(f"backend must be one of auto, {', '.join(NAMES)}; got {name!r}")
+
+
+@functools.cache
+def why_not(name: str) -> str | None:
+    """Why a backend is not available here, or None."""
+    try:
+        load(name)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def on_device(a: Any) -> bool:
+    """Whether `a` is an array of the CUDA backend (which need not be imported to know)."""
+    return hasattr(a, "__cuda_array_interface__") or hasattr(a, "copy_to_host")
+
+
+def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
+    """The backend that computes this call."""
+    name = name or _chosen.get() or os.environ.get("CNNCORE_BACKEND", "auto")
+    device = any(on_device(a) for a in arrays)
+    if name == "auto":
+        if device:
+            name = "cuda"
+        else:
+            ready = why_not("c") is None and load("c").missing(op) is None
+            return load("c") if ready else load("numpy")
+    backend = load(name)
+    if device and name != "cuda":
+        raise BackendError(f"{op.name}: the arrays are on the CUDA device, backend={name!r} was asked for")
+    reason = backend.missing(op)
+    if reason:
+        raise BackendError(f"{op.name}: backend {name!r} has no kernel: {reason}")
+    return backend
+
+
+class use_backend:
+    """Choose the backend for every op that names none: `cc.use_backend("c")`, or `with cc.use_backend("c"):`.
+
+    "auto" goes back to choosing per call. Raises BackendError where the backend cannot be had.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name != "auto":
+            load(name)
+        self._token = _chosen.set(name)
+
+    def __enter__(self) -> use_backend:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _chosen.reset(self._token)
+
+
+def to_host(a: Any) -> np.ndarray:
+    """A NumPy array with a's values; `a` itself where it is one."""
+    return np.asarray(a.copy_to_host() if hasattr(a, "copy_to_host") else a)

@@ -1,0 +1,24 @@
+"""Every op, by name: `cc.ops.conv(x, w, b, padding=2)` returns (output, context)."""
+
+from .conv import conv
+from .dense import linear, softmax, softmax_cross_entropy
+from .op import registry
+from .pointwise import add, concat, dropout, relu
+from .pool import avg_pool, max_pool
+from .steps import adam_step, sgd_step
+
+__all__ = [
+    "adam_step",
+    "add",
+    "avg_pool",
+    "concat",
+    "conv",
+    "dropout",
+    "linear",
+    "max_pool",
+    "registry",
+    "relu",
+    "sgd_step",
+    "softmax",
+    "softmax_cross_entropy",
+]

@@ -1,0 +1,120 @@
+"""Convolution at rank 1, 2 and 3: the definition. Kernels: csrc/conv_direct.c, conv_cuda.py."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..errors import ShapeError
+from . import domain, geometry
+from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
+
+
+def conv_rule(
+    x: Any, w: Any, b: Any = None, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Spec:
+    """Convolution (cross-correlation, as in every framework) of feature maps with filters.
+
+    y[n,k,o] = b[k] + sum over c, t of w[k,c,t] xpad[n, g C/groups + c, stride o + dilation t],  g = group of map k
+
+    Shapes: x (N, C, *S), w (K, C/groups, *kernel), b (K,) or None, y (N, K, *O), rank 1 to 3. `stride`, `dilation`: an
+    int or one per axis; `padding`: an int, one per axis, or a (begin, end) pair per axis, of zeros.
+
+    Gradient: db[k] = sum of dy[:,k]; dw[k,c,t] = sum over n, o of dy[n,k,o] xpad[n,c,stride o + dilation t];
+    dx is the transposed map: dxpad[n,c,stride o + dilation t] += sum over k of w[k,c,t] dy[n,k,o].
+
+    Edges: a window of padding alone gives b. NaN and Inf propagate to the outputs whose window holds them. An empty
+    batch gives an empty y and zero dw, db. groups = C is depthwise.
+
+    Raises ShapeError, DTypeError.
+    Source: the paper's 1.1 and 1.3; groups are Krizhevsky et al. 2012's split over two GPUs.
+    """
+    rank = len(x.shape) - 2
+    if not 1 <= rank <= 3:
+        raise ShapeError(f"conv: x must be (N, C, *S) with 1 to 3 spatial axes, got shape {tuple(x.shape)}")
+    if len(w.shape) != rank + 2:
+        raise ShapeError(f"conv: w must be (K, C/groups, *kernel) with {rank} spatial axes, got shape {tuple(w.shape)}")
+    groups = geometry.integer("conv", "groups", groups, 1)
+    (n, c), (k, per_group) = x.shape[:2], w.shape[:2]
+    if c != per_group * groups:
+        raise ShapeError(f"conv: w has {per_group} input channels per group, x has {c} with groups={groups}")
+    if k == 0 or c == 0 or k % groups:
+        raise ShapeError(
+            f"conv: output channels ({k}) must be a positive multiple of groups ({groups}), C={c} positive"
+        )
+    if b is not None and tuple(b.shape) != (k,):
+        raise ShapeError(f"conv: b must have shape ({k},), got {tuple(b.shape)}")
+    window = geometry.resolve("conv", x.shape[2:], w.shape[2:], stride, padding, dilation)
+    geometry.elements("conv", (n, c, *window.padded))
+    return Spec(SimpleNamespace(window=window, groups=groups), {"y": ((n, k, *window.out), None)})
+
+
+def _grouped(a: np.ndarray, groups: int, axis: int) -> np.ndarray:
+    """Split a channel axis into (groups, channels per group)."""
+    return a.reshape(*a.shape[:axis], groups, a.shape[axis] // groups, *a.shape[axis + 1 :])
+
+
+def _flat(a: np.ndarray) -> np.ndarray:
+    """(N, groups, channels, *O) with all of O in one axis."""
+    return a.reshape(*a.shape[:3], math.prod(a.shape[3:]))
+
+
+def conv_forward(p: Any, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> Arrays:
+    padded = _grouped(p.window.pad(x), p.groups, 1)
+    filters = _grouped(w, p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
+    y = np.zeros((x.shape[0], *filters.shape[:2], *p.window.out), x.dtype)
+    for t, at in p.window.offsets():
+        y += np.einsum("ngc...,gkc->ngk...", padded[(..., *at)], filters[..., t])
+    y = y.reshape(x.shape[0], w.shape[0], *p.window.out)
+    if b is not None:
+        y += b.reshape(-1, *(1,) * len(p.window.out))
+    return (y,)
+
+
+def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, w: np.ndarray) -> Arrays:
+    padded = _grouped(p.window.pad(x), p.groups, 1)
+    filters = _grouped(w, p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
+    above = _grouped(dy, p.groups, 1)
+    dpadded, dfilters = np.zeros_like(padded), np.zeros_like(filters)
+    for t, at in p.window.offsets():
+        if needs[0]:
+            dpadded[(..., *at)] += np.einsum("ngk...,gkc->ngc...", above, filters[..., t])
+        if needs[1]:
+            patch = padded[(..., *at)]
+            dfilters[..., t] = np.einsum("ngko,ngco->gkc", _flat(above), _flat(patch))
+    return (
+        dpadded.reshape(*x.shape[:2], *p.window.padded)[p.window.inside] if needs[0] else None,
+        dfilters.reshape(w.shape) if needs[1] else None,
+        dy.sum(axis=(0, *range(2, dy.ndim))) if needs[2] else None,
+    )
+
+
+def conv_domain(draw: domain.Draw) -> Case:
+    size, attrs = domain.window(draw)
+    groups = draw.choice([1, 1, 2, 3])
+    c, k = groups * draw.integer(1, 3), groups * draw.integer(1, 3)
+    x = draw.normal(draw.integer(1, 2), c, *size)
+    w = draw.normal(k, c // groups, *attrs.pop("kernel"))
+    return Case((x, w, draw.choice([draw.normal(k), None])), {**attrs, "groups": groups})
+
+
+def conv_flops(spec: Spec, arrays: Arrays) -> tuple[int, int]:
+    forward = 2 * math.prod(spec.results["y"][0]) * math.prod(arrays[1].shape[1:])
+    return forward, 2 * forward
+
+
+conv = register(
+    Op(
+        name="conv",
+        rule=conv_rule,
+        forward=conv_forward,
+        backward=conv_backward,
+        arrays={"x": MAP, "w": PARAM, "b": PARAM},
+        saved=("x", "w"),
+        domain=conv_domain,
+        flops=conv_flops,
+    )
+)

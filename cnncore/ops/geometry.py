@@ -1,0 +1,177 @@
+"""Windows: how kernel, stride, padding and dilation turn an input size into an output size.
+
+One rule for convolution and pooling, at rank 1, 2 and 3. Along one axis, with d the dilation,
+
+    extent = d (kernel - 1) + 1
+    out    = floor((in + begin + end - extent) / stride) + 1
+
+and `ceil_mode` rounds up instead, except that a window may not start in the end padding (ONNX opset 22, PyTorch).
+All sizes are Python integers until they were checked, so nothing wraps.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ShapeError
+
+LIMIT = 2**62  # elements: leaves room for a factor of two in 64-bit byte offsets before anything could wrap
+
+
+@dataclass(frozen=True)
+class Window:
+    """A resolved geometry; every field has one integer per spatial axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+
+    @property
+    def taps(self) -> int:
+        """Elements of one window, padding included."""
+        return math.prod(self.kernel)
+
+    def offsets(self) -> Iterator[tuple[int, tuple[slice, ...]]]:
+        """For each tap in row-major order, its number and where in the padded input its values lie for all windows.
+
+        `padded[..., *slices]` then has the output's spatial shape: the one window walk of the NumPy definitions.
+        """
+        for number, tap in enumerate(np.ndindex(*self.kernel)):
+            yield (
+                number,
+                tuple(
+                    slice(t * d, t * d + s * (o - 1) + 1, s)
+                    for t, d, s, o in zip(tap, self.dilation, self.stride, self.out, strict=True)
+                ),
+            )
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The padded size, including what `ceil_mode` lets a last window hang over."""
+        return tuple(
+            max(n + b + e, s * (o - 1) + d * (k - 1) + 1)
+            for n, b, e, s, o, d, k in zip(
+                self.size, self.begin, self.end, self.stride, self.out, self.dilation, self.kernel, strict=True
+            )
+        )
+
+    def pad(self, x: np.ndarray, fill: float = 0) -> np.ndarray:
+        """x (..., *size) in an array of `fill` of shape (..., *padded)."""
+        if self.padded == self.size:
+            return x
+        out = np.full(x.shape[: -len(self.size)] + self.padded, fill, x.dtype)
+        out[self.inside] = x
+        return out
+
+    @property
+    def inside(self) -> tuple[Any, ...]:
+        """Index of the real elements in a padded array."""
+        return (..., *(slice(b, b + n) for b, n in zip(self.begin, self.size, strict=True)))
+
+
+def integer(op: str, name: str, value: Any, least: int) -> int:
+    """`value` as an int of at least `least`, or a ShapeError that names it."""
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise ShapeError(f"{op}: {name} must be an integer, got {value!r}")
+    if number < least:
+        raise ShapeError(f"{op}: {name} must be at least {least}, got {number}")
+    return number
+
+
+def _per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        if len(value) != rank:
+            raise ShapeError(f"{op}: {name} must have one integer per spatial axis ({rank}), got {value!r}")
+        return tuple(integer(op, name, v, least) for v in value)
+    return (integer(op, name, value, least),) * rank
+
+
+def _padding(op: str, padding: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(begin, end) from an int, one int per axis, or a (begin, end) pair per axis."""
+    if isinstance(padding, Sequence) and not isinstance(padding, str) and len(padding) == rank:
+        pairs = [p if isinstance(p, Sequence) and len(p) == 2 else (p, p) for p in padding]
+        return (
+            tuple(integer(op, "padding", p[0], 0) for p in pairs),
+            tuple(integer(op, "padding", p[1], 0) for p in pairs),
+        )
+    same = _per_axis(op, "padding", padding, rank, 0)
+    return same, same
+
+
+def resolve(
+    op: str,
+    size: Sequence[int],
+    kernel: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Window:
+    """The checked Window of an op on an input of spatial size `size`.
+
+    Raises ShapeError for anything that is not an integer, a kernel or stride or dilation below 1, a negative padding,
+    and a kernel whose extent is larger than the padded input.
+    """
+    rank = len(size)
+    k = _per_axis(op, "kernel", kernel, rank, 1)
+    s = _per_axis(op, "stride", stride, rank, 1)
+    d = _per_axis(op, "dilation", dilation, rank, 1)
+    begin, end = _padding(op, padding, rank)
+    out = []
+    for axis in range(rank):
+        extent = d[axis] * (k[axis] - 1) + 1
+        padded = size[axis] + begin[axis] + end[axis]
+        if extent > padded:
+            raise ShapeError(
+                f"{op}: kernel {k[axis]} with dilation {d[axis]} spans {extent} elements along spatial axis {axis}, "
+                f"the padded input has {padded}"
+            )
+        whole, rest = divmod(padded - extent, s[axis])
+        starts_inside = (whole + 1) * s[axis] < size[axis] + begin[axis]
+        out.append(whole + 1 + bool(ceil_mode and rest and starts_inside))
+    window = Window(k, s, d, begin, end, tuple(size), tuple(out))
+    elements(op, window.padded)
+    return window
+
+
+def reject_padding_only(op: str, w: Window) -> None:
+    """A pooling window without one real element has no value: raise ShapeError rather than give NaN or -inf."""
+    for axis, (k, s, d, b, n, o) in enumerate(zip(w.kernel, w.stride, w.dilation, w.begin, w.size, w.out, strict=True)):
+        reach = d * (k - 1)
+        # Only windows that start before the input or end after it can miss it; the first and last decide cheaply
+        # when the padding is absurdly large, so that the list below stays as short as the kernel is long.
+        alone = b > reach or s * (o - 1) - b >= n
+        if not alone:
+            first_whole = -(-b // s)
+            last_whole = max((n - 1 + b - reach) // s, -1)
+            for i in (*range(min(first_whole, o)), *range(max(last_whole + 1, 0), o)):
+                start = i * s - b
+                first_real = start + d * max(0, -(start // d)) if start < 0 else start
+                alone = alone or first_real >= n or first_real > start + reach
+        if alone:
+            raise ShapeError(
+                f"{op}: padding {(b, w.end[axis])} along spatial axis {axis} leaves a window of kernel {k}, "
+                f"dilation {d} with padding alone"
+            )
+
+
+def elements(op: str, shape: Sequence[int]) -> int:
+    """The product of a shape, or a ShapeError where 64-bit offsets could not count it."""
+    count = math.prod(shape)
+    if count > LIMIT:
+        raise ShapeError(f"{op}: a result of shape {tuple(shape)} has too many elements ({count})")
+    return count

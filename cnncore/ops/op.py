@@ -1,0 +1,303 @@
+"""The Op record, the registry, and how one call runs: check, choose a backend, compute, keep what backward reads.
+
+    y, ctx = op(*arrays, backend=None, out=None, **attributes)
+    grads = ctx.backward(dy, needs=None)
+
+An op is one `Op` record. Its `rule` has the op's signature and docstring, checks everything a user can get wrong, and
+returns a `Spec`: the parameters every backend computes from and the shapes of every result. `forward` and `backward`
+are the NumPy definition; kernels in C (`<name>_forward_f32`, ...) and CUDA are found by the op's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..backends import select
+from ..errors import CnncoreError, DTypeError, ShapeError
+from .geometry import elements
+
+# What an array argument is. The role decides its dtype, whether it has a gradient, and how kernels receive it.
+MAP = "map"  # float feature maps (N, C, *S): kernels receive it contiguous or channels-last, gradient
+PARAM = "param"  # float, any shape: kernels receive it C-contiguous, gradient
+INDEX = "index"  # integers, no gradient
+RANDOM = "random"  # uniforms in [0, 1) of the shape the rule names, or a Philox key (seed, counter); no gradient
+MANY = "many"  # any number of MAPs (`*xs`)
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+MAX_AXES = 5  # (N, C, D, H, W)
+
+Arrays = tuple[Any, ...]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the rule of an op knows before anything is computed.
+
+    params: read by every backend; its names and types are the fields of the op's C parameter struct.
+    results: name -> (shape, dtype) of what forward returns, outputs first, then extras that only backward reads.
+        A dtype of None stands for the dtype of the float arguments.
+    random: the shape of the uniforms `u`, for ops that draw.
+    """
+
+    params: SimpleNamespace
+    results: dict[str, tuple[Shape, Any]]
+    random: Shape | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One drawn problem: arrays in float64, and attributes. Every kink of the op is farther than `gap` from it."""
+
+    arrays: Arrays
+    attrs: dict[str, Any]
+    gap: float = math.inf
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs, and the least bytes that must move: every input read once and every result written once."""
+
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op. See the module's docstring; `docs/architecture.md` says how to add one."""
+
+    name: str
+    rule: Callable[..., Spec]
+    forward: Callable[..., Arrays]  # forward(params, *arrays) -> results
+    backward: Callable[..., Arrays] | None  # backward(params, needs, dy, *saved) -> a gradient or None per array
+    arrays: dict[str, str]  # name -> role, in the signature's order
+    saved: tuple[str, ...]  # what backward reads: names of arrays or of results
+    domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
+    flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
+    outputs: int = 1  # how many of the results are the user's
+
+    @property
+    def variadic(self) -> bool:
+        return MANY in self.arrays.values()
+
+    def names(self, arrays: Arrays) -> list[str]:
+        """A name for every array argument; `*xs` become xs0, xs1, ..."""
+        if self.variadic:
+            return [f"{next(iter(self.arrays))}{i}" for i in range(len(arrays))]
+        return list(self.arrays)
+
+    def roles(self, arrays: Arrays) -> list[str]:
+        return [MAP] * len(arrays) if self.variadic else list(self.arrays.values())
+
+    def differentiable(self, arrays: Arrays) -> list[bool]:
+        """Which array arguments have a gradient."""
+        if self.backward is None:
+            return [False] * len(arrays)
+        return [a is not None and r in (MAP, PARAM) for a, r in zip(arrays, self.roles(arrays), strict=True)]
+
+    def cost(self, spec: Spec, arrays: Arrays, dtype: Any) -> tuple[Cost, Cost]:
+        """(forward, backward) cost of one call."""
+        size = np.dtype(dtype).itemsize
+
+        def weigh(name: str) -> int:
+            if name in spec.results:
+                shape, kind = spec.results[name]
+                return math.prod(shape) * (np.dtype(kind).itemsize if kind is not None else size)
+            found = dict(zip(self.names(arrays), arrays, strict=True)).get(name)
+            return 0 if found is None or isinstance(found, tuple) else math.prod(found.shape) * size
+
+        inputs = sum(weigh(name) for name in self.names(arrays))
+        results = sum(weigh(name) for name in spec.results)
+        output = weigh(next(iter(spec.results)))
+        saved = sum(weigh(name) for name in self.saved)
+        gradients = sum(weigh(n) for n, d in zip(self.names(arrays), self.differentiable(arrays), strict=True) if d)
+        forward, backward = self.flops(spec, arrays)
+        return Cost(forward, inputs + results), Cost(backward, output + saved + gradients)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one forward keeps for its backward."""
+
+    op: Op
+    spec: Spec
+    engine: Any  # the backend that computed forward; it computes backward too
+    saved: Arrays
+    names: tuple[str, ...]
+    differentiable: tuple[bool, ...]
+    shape: Shape
+    dtype: Any
+
+    @property
+    def backend(self) -> str:
+        """Who computed: "numpy", "c" or "cuda"."""
+        return str(self.engine.name)
+
+    def backward(self, dy: Any = None, needs: Iterable[str] | None = None) -> Arrays:
+        """The gradient of sum(dy * y) with respect to every array argument, in the signature's order.
+
+        dy has y's shape and dtype, and defaults to 1 where y is a scalar. `needs` names the arguments whose gradient is
+        wanted (all differentiable ones by default); every other entry is None and is not computed.
+        """
+        name = self.op.name
+        if self.op.backward is None:
+            raise CnncoreError(f"{name}: has no gradient")
+        if dy is None and self.shape == ():
+            dy = self.engine.full((), 1, self.dtype)
+        _check_array(name, "dy", dy)
+        if tuple(dy.shape) != self.shape:
+            raise ShapeError(f"{name}: dy must have y's shape {self.shape}, got {tuple(dy.shape)}")
+        if dy.dtype != self.dtype:
+            raise DTypeError(f"{name}: dy must have y's dtype {self.dtype}, got {dy.dtype}")
+        wanted = set(self.names if needs is None else needs)
+        if not wanted <= set(self.names):
+            raise CnncoreError(f"{name}: needs must name arguments among {list(self.names)}, got {sorted(wanted)}")
+        mask = tuple(d and n in wanted for n, d in zip(self.names, self.differentiable, strict=True))
+        return tuple(self.engine.backward(self.op, self.spec, mask, dy, self.saved))
+
+
+_registry: dict[str, Op] = {}
+
+
+class _Registry(Mapping[str, Op]):
+    """Read-only view, in the order of registration."""
+
+    def __getitem__(self, name: str) -> Op:
+        try:
+            return _registry[name]
+        except KeyError:
+            raise CnncoreError(f"no op is called {name!r}; there are: {', '.join(_registry)}") from None
+
+    def __iter__(self) -> Any:
+        return iter(_registry)
+
+    def __len__(self) -> int:
+        return len(_registry)
+
+
+registry: Mapping[str, Op] = _Registry()
+
+
+def register(op: Op) -> Callable[..., tuple[Any, Context]]:
+    """Enter an op and return the function users call: the rule's signature and docstring, plus `backend` and `out`."""
+    if op.name in _registry:
+        raise CnncoreError(f"an op called {op.name!r} is registered already")
+    _registry[op.name] = op
+
+    def call(*arrays: Any, backend: str | None = None, out: Any = None, **attrs: Any) -> tuple[Any, Context]:
+        return run(op, arrays, attrs, backend, out)
+
+    signature = inspect.signature(op.rule)
+    keyword = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY, default=None)
+    functools.update_wrapper(call, op.rule)
+    call.__name__ = call.__qualname__ = op.name
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), keyword], return_annotation=inspect.Signature.empty
+    )
+    call.op = op  # type: ignore[attr-defined]
+    return call
+
+
+def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = None, out: Any = None) -> Any:
+    """Check, dispatch and compute one call. `out` gives the arrays to write the outputs to (they may be inputs)."""
+    arrays = _fill(op, arrays)
+    dtype = _check(op, arrays)
+    try:
+        spec = op.rule(*arrays, **attrs)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # not a wrong argument name, but a defect inside the rule
+        raise CnncoreError(f"{op.name}: {str(error).partition('() ')[2]}") from None
+    for shape, kind in spec.results.values():
+        elements(op.name, (*shape, np.dtype(kind or dtype).itemsize))
+    engine = select.engine(op, backend, arrays)
+    if spec.random is not None:
+        place = list(op.arrays.values()).index(RANDOM)
+        arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
+    results = engine.forward(op, spec, arrays, dtype, out)
+    names = op.names(arrays)
+    known = {**dict(zip(names, arrays, strict=True)), **dict(zip(spec.results, results, strict=True))}
+    context = Context(
+        op,
+        spec,
+        engine,
+        tuple(known[name] for name in op.saved),
+        tuple(names),
+        tuple(op.differentiable(arrays)),
+        tuple(results[0].shape),
+        results[0].dtype,
+    )
+    return (results[0] if op.outputs == 1 else tuple(results[: op.outputs])), context
+
+
+def _fill(op: Op, arrays: Arrays) -> Arrays:
+    """The array arguments, with None for optional ones that were left out."""
+    if op.variadic:
+        if not arrays:
+            raise CnncoreError(f"{op.name}: needs at least one array")
+        return arrays
+    if len(arrays) > len(op.arrays):
+        raise CnncoreError(
+            f"{op.name}: takes {len(op.arrays)} arrays ({', '.join(op.arrays)}), got {len(arrays)}; "
+            "attributes are given by name"
+        )
+    parameters = inspect.signature(op.rule).parameters
+    for name in list(op.arrays)[len(arrays) :]:
+        if parameters[name].default is inspect.Parameter.empty:
+            raise CnncoreError(f"{op.name}: argument {name} is missing")
+    return arrays + (None,) * (len(op.arrays) - len(arrays))
+
+
+def _check_array(op: str, name: str, a: Any) -> None:
+    if not (isinstance(a, np.ndarray | np.generic) or select.on_device(a)):
+        raise DTypeError(f"{op}: {name} must be a NumPy array, got {type(a).__name__}")
+
+
+def _check(op: Op, arrays: Arrays) -> Any:
+    """Types of all arguments; returns the one dtype of the float ones."""
+    dtype = None
+    first = ""
+    required = [p.default is inspect.Parameter.empty for p in inspect.signature(op.rule).parameters.values()]
+    for i, (name, role, a) in enumerate(zip(op.names(arrays), op.roles(arrays), arrays, strict=True)):
+        if a is None and (op.variadic or required[i]):
+            raise DTypeError(f"{op.name}: {name} must be a NumPy array, got None")
+        if a is None or (role == RANDOM and isinstance(a, tuple)):
+            continue
+        _check_array(op.name, name, a)
+        if len(a.shape) > MAX_AXES:
+            raise ShapeError(f"{op.name}: {name} has {len(a.shape)} axes, at most {MAX_AXES} are supported (N, C, *S)")
+        if role == INDEX:
+            if a.dtype.kind not in "iu" or not a.dtype.isnative:
+                raise DTypeError(f"{op.name}: {name} must hold integers, got {a.dtype}")
+        elif a.dtype not in FLOATS or not a.dtype.isnative:
+            raise DTypeError(f"{op.name}: {name} must be float32 or float64, got {a.dtype}")
+        elif dtype is None:
+            dtype, first = a.dtype, name
+        elif a.dtype != dtype:
+            raise DTypeError(f"{op.name}: {name} is {a.dtype}, {first} is {dtype}; all must be the same")
+    return dtype
+
+
+def _uniforms(op: Op, engine: Any, u: Any, shape: Shape, dtype: Any) -> Any:
+    """u itself, checked, or the uniforms that a Philox key stands for."""
+    if isinstance(u, tuple):
+        from .random import check_key
+
+        return engine.uniform(check_key(op.name, u), shape, dtype)
+    if tuple(u.shape) != shape:
+        raise ShapeError(f"{op.name}: u must have shape {shape}, got {tuple(u.shape)}")
+    return u
+
+
+def flops_free(spec: Spec, arrays: Arrays) -> tuple[int, int]:
+    """For ops whose time is memory traffic: one operation per output, and one per gradient."""
+    count = math.prod(next(iter(spec.results.values()))[0])
+    return count, count

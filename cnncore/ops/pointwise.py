@@ -1,0 +1,170 @@
+"""Element by element: relu, dropout, add, concat. Kernels: csrc/pointwise.c, pointwise_cuda.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..errors import CnncoreError, ShapeError
+from . import domain, geometry
+from .op import MANY, MAP, RANDOM, Arrays, Case, Op, Spec, flops_free, register
+
+
+def _shape(draw: domain.Draw) -> tuple[int, ...]:
+    """Any shape of 1 to 5 axes."""
+    return tuple(draw.integer(1, 5) for _ in range(draw.integer(1, 5)))
+
+
+# --- relu ---
+
+
+def relu_rule(x: Any) -> Spec:
+    """Rectified linear unit.
+
+    y = max(0, x).   Gradient: dy where y > 0, else 0.
+
+    Shapes: x of any shape (up to 5 axes), y the same. Keeps its output, not its input, for the backward.
+    Edges: the gradient at x = 0 is 0. NaN stays NaN, and passes dy.
+    Source: the paper's 1.3.
+    """
+    return Spec(SimpleNamespace(), {"y": (tuple(x.shape), None)})
+
+
+def relu_forward(p: Any, x: np.ndarray) -> Arrays:
+    return (np.maximum(x, 0),)
+
+
+def relu_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, y: np.ndarray) -> Arrays:
+    return (np.where(y <= 0, 0, dy) if needs[0] else None,)
+
+
+def relu_domain(draw: domain.Draw) -> Case:
+    x, gap = draw.distinct(*_shape(draw))
+    return Case((x,), {}, gap)
+
+
+relu = register(
+    Op("relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free),
+)
+
+# --- dropout ---
+
+
+def dropout_rule(x: Any, u: Any, *, p: float = 0.5) -> Spec:
+    """Inverted dropout: each element is dropped with probability p, the others are scaled up.
+
+    y = x / (1 - p) where u >= p, else 0.   Gradient: dy / (1 - p) where kept, else 0.
+
+    Shapes: x of any shape (up to 5 axes); u uniforms in [0, 1) of x's shape, or a key (seed, counter).
+    Edges: p = 0 is the identity; a dropped element is 0 even where x is NaN or Inf. p is compared in x's dtype.
+    Raises ShapeError, DTypeError, CnncoreError unless 0 <= p < 1.
+    Source: the paper's 1.3; Hinton et al. 2012.
+    """
+    if isinstance(p, bool) or not isinstance(p, int | float | np.floating) or not 0 <= p < 1:
+        raise CnncoreError(f"dropout: p must be a number with 0 <= p < 1, got {p!r}")
+    shape = tuple(x.shape)
+    return Spec(SimpleNamespace(p=float(p)), {"y": (shape, None), "kept": (shape, np.uint8)}, random=shape)
+
+
+def dropout_forward(p: Any, x: np.ndarray, u: np.ndarray) -> Arrays:
+    kept = u >= x.dtype.type(p.p)
+    return np.where(kept, x * x.dtype.type(1 / (1 - p.p)), 0), kept.astype(np.uint8)
+
+
+def dropout_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, kept: np.ndarray) -> Arrays:
+    return (np.where(kept, dy * dy.dtype.type(1 / (1 - p.p)), 0) if needs[0] else None, None)
+
+
+def dropout_domain(draw: domain.Draw) -> Case:
+    shape = _shape(draw)
+    return Case((draw.normal(*shape), draw.uniform(*shape)), {"p": draw.choice([0.0, 0.25, 0.5, 0.9])})
+
+
+dropout = register(
+    Op(
+        "dropout", dropout_rule, dropout_forward, dropout_backward, {"x": MAP, "u": RANDOM}, ("kept",),
+        dropout_domain, flops_free,
+    ),
+)  # fmt: skip
+
+# --- add and concat: where parallel paths meet ---
+
+
+def add_rule(*xs: Any) -> Spec:
+    """Sum of any number of arrays of one shape.
+
+    y = sum over i of xs[i], from the left.   Gradient: dy to each.
+
+    Shapes: up to 5 axes, no broadcasting. Raises ShapeError, DTypeError.
+    """
+    for i, x in enumerate(xs):
+        if tuple(x.shape) != tuple(xs[0].shape):
+            raise ShapeError(f"add: xs{i} must have the shape of xs0, {tuple(xs[0].shape)}, got {tuple(x.shape)}")
+    return Spec(SimpleNamespace(count=len(xs)), {"y": (tuple(xs[0].shape), None)})
+
+
+def add_forward(p: Any, *xs: np.ndarray) -> Arrays:
+    y = xs[0].copy()
+    for x in xs[1:]:
+        y += x
+    return (y,)
+
+
+def add_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray) -> Arrays:
+    return tuple(dy.copy() if need else None for need in needs)
+
+
+def add_domain(draw: domain.Draw) -> Case:
+    shape = _shape(draw)
+    return Case(tuple(draw.normal(*shape) for _ in range(draw.integer(1, 4))), {})
+
+
+add = register(Op("add", add_rule, add_forward, add_backward, {"xs": MANY}, (), add_domain, flops_free))
+
+
+def concat_rule(*xs: Any, axis: int = 1) -> Spec:
+    """Any number of arrays, one behind the other along an axis (1: the maps).
+
+    Gradient: each array's slice of dy.
+
+    Shapes: equal but for `axis`, which may be negative; up to 5 axes. Raises ShapeError, DTypeError.
+    """
+    rank = len(xs[0].shape)
+    axis = geometry.integer("concat", "axis", axis, -rank)
+    if axis >= rank:
+        raise ShapeError(f"concat: axis must be below the number of axes ({rank}), got {axis}")
+    axis %= rank
+    shape = list(xs[0].shape)
+    for i, x in enumerate(xs):
+        if len(x.shape) != rank or any(x.shape[a] != shape[a] for a in range(rank) if a != axis):
+            raise ShapeError(
+                f"concat: xs{i} must have the shape of xs0, {tuple(shape)}, but for axis {axis}; got {tuple(x.shape)}"
+            )
+    sizes = [x.shape[axis] for x in xs]
+    shape[axis] = sum(sizes)
+    return Spec(SimpleNamespace(axis=axis, rank=rank, count=len(xs), sizes=tuple(sizes)), {"y": (tuple(shape), None)})
+
+
+def concat_forward(p: Any, *xs: np.ndarray) -> Arrays:
+    return (np.concatenate(xs, axis=p.axis),)
+
+
+def concat_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray) -> Arrays:
+    parts = np.split(dy, np.cumsum(p.sizes)[:-1], axis=p.axis)
+    return tuple(part.copy() if need else None for need, part in zip(needs, parts, strict=True))
+
+
+def concat_domain(draw: domain.Draw) -> Case:
+    shape = _shape(draw)
+    axis = draw.integer(0, len(shape) - 1)
+    parts = [
+        draw.normal(*shape[:axis], draw.integer(1, 4), *shape[axis + 1 :]) for _ in range(draw.integer(1, 4))
+    ]  # fmt: skip
+    return Case(tuple(parts), {"axis": draw.choice([axis, axis - len(shape)])})
+
+
+concat = register(
+    Op("concat", concat_rule, concat_forward, concat_backward, {"xs": MANY}, (), concat_domain, flops_free)
+)
