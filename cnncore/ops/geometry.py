@@ -41,7 +41,7 @@ class Window:
         """Elements of one window, padding included."""
         return math.prod(self.kernel)
 
-    def offsets(self) -> Iterator[tuple[int, tuple[slice, ...]]]:
+    def offsets(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """For each tap in row-major order, its number and where in the padded input its values lie for all windows.
 
         `padded[..., *slices]` then has the output's spatial shape: the one window walk of the NumPy definitions.
