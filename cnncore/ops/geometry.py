@@ -92,7 +92,8 @@ def integer(op: str, name: str, value: Any, least: int) -> int:
     return number
 
 
-def _per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
+def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
+    """An int, or one per spatial axis, as one per axis; each at least `least`."""
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
         if len(value) != rank:
             raise ShapeError(f"{op}: {name} must have one integer per spatial axis ({rank}), got {value!r}")
@@ -108,7 +109,7 @@ def _padding(op: str, padding: Any, rank: int) -> tuple[tuple[int, ...], tuple[i
             tuple(integer(op, "padding", p[0], 0) for p in pairs),
             tuple(integer(op, "padding", p[1], 0) for p in pairs),
         )
-    same = _per_axis(op, "padding", padding, rank, 0)
+    same = per_axis(op, "padding", padding, rank, 0)
     return same, same
 
 
@@ -127,9 +128,9 @@ def resolve(
     and a kernel whose extent is larger than the padded input.
     """
     rank = len(size)
-    k = _per_axis(op, "kernel", kernel, rank, 1)
-    s = _per_axis(op, "stride", stride, rank, 1)
-    d = _per_axis(op, "dilation", dilation, rank, 1)
+    k = per_axis(op, "kernel", kernel, rank, 1)
+    s = per_axis(op, "stride", stride, rank, 1)
+    d = per_axis(op, "dilation", dilation, rank, 1)
     begin, end = _padding(op, padding, rank)
     out = []
     for axis in range(rank):

@@ -1,0 +1,36 @@
+"""Layers: ops with their parameters, and containers. Names and arguments are PyTorch's where it has them."""
+
+from .base import Context, Layer, OpContext, Parameter, ViewContext
+from .containers import Branches, Sequential
+from .conv import Conv, Conv1d, Conv2d, Conv3d
+from .init import seeds
+from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
+from .simple import Dropout, Flatten, Linear, ReLU
+
+__all__ = [
+    "AvgPool",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "Branches",
+    "Context",
+    "Conv",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "Dropout",
+    "Flatten",
+    "Layer",
+    "Linear",
+    "MaxPool",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "OpContext",
+    "Parameter",
+    "Pool",
+    "ReLU",
+    "Sequential",
+    "ViewContext",
+    "seeds",
+]

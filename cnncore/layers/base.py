@@ -1,0 +1,253 @@
+"""What a layer is: parameters, a forward that hands out its context, and a walk over nested layers.
+
+    y, ctx = layer.apply(x)
+    dx = ctx.backward(dy)             # adds to every Parameter.grad on the way
+    ctx.backward(dy, dx=False)        # parameter gradients only: a first layer's dx is not computed
+
+A layer keeps nothing of a call, so it may stand in a network twice; its gradients add up. `forward` and `backward` on a
+layer (or network) are the same pair for those who do not want to hold the context: it keeps the outermost one only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+
+from .. import ops
+from ..backends import select
+from ..errors import CnncoreError, DTypeError, ShapeError
+from ..ops.op import Context as OpCall
+
+
+class Parameter:
+    """A learnt array: `value`, and `grad`, the sum of all gradients since the last `zero_grad` (None: no gradient yet).
+
+    Both live where the network lives, on the host or on a device.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.grad: Any = None
+
+    def accumulate(self, gradient: Any) -> None:
+        """Add a gradient; the first is kept as it is, so that one use of a layer costs no addition."""
+        if self.grad is None:
+            self.grad = gradient
+        else:
+            ops.add(self.grad, gradient, out=(self.grad,))
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={tuple(self.value.shape)}, dtype={self.value.dtype})"
+
+
+class Context(Protocol):
+    """What one call of a layer keeps for its backward."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether backward has parameter gradients to compute."""
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        """Add the gradients of sum(dy * y) to the parameters; return that to x, or None where `dx` is False.
+
+        dy has y's shape and dtype; it may be left out where y is a scalar.
+        """
+
+
+@dataclass(frozen=True)
+class OpContext:
+    """A layer that is one op, with x as its first argument."""
+
+    call: OpCall
+    parameters: dict[str, Parameter] = field(default_factory=dict)  # by the name of the op's argument
+
+    @property
+    def learns(self) -> bool:
+        return bool(self.parameters)
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        names = self.call.names
+        needs = [*names[:1], *self.parameters] if dx else list(self.parameters)
+        if not needs:
+            return None
+        gradients = dict(zip(names, self.call.backward(dy, needs), strict=True))
+        for name, parameter in self.parameters.items():
+            parameter.accumulate(gradients[name])
+        return gradients[names[0]]
+
+
+@dataclass(frozen=True)
+class ViewContext:
+    """A layer that computes nothing: dx is another view of dy."""
+
+    view: Callable[[Any], Any]
+    learns = False
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        return self.view(dy) if dx else None
+
+
+class Layer:
+    """Base of all layers. A subclass defines `apply`; its attributes that are Parameters or Layers are found."""
+
+    training = True
+    frozen = False
+    _context: Context | None = None
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        """y, and the context that `backward` is called on."""
+        raise NotImplementedError(f"{type(self).__name__} defines no apply")
+
+    def forward(self, x: Any) -> Any:
+        """y alone; `backward` then refers to this call."""
+        self._context = None  # frees the last call's memory before this one needs its own
+        y, self._context = self.apply(x)
+        return y
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        """The backward of the last `forward` (see `Context.backward`)."""
+        if self._context is None:
+            raise CnncoreError(f"{type(self).__name__}: backward needs a forward before it")
+        return self._context.backward(dy, dx=dx)
+
+    def children(self) -> dict[str, Layer]:
+        """The layers directly inside this one, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+
+    def walk(self, name: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all layers inside it, by dotted name; one that stands twice comes once, first name."""
+        seen: set[int] = set()
+        pending: list[tuple[str, Layer]] = [(name, self)]
+        while pending:
+            path, layer = pending.pop()
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            yield path, layer
+            pending += [(_join(path, key), child) for key, child in reversed(layer.children().items())]
+
+    def own_parameters(self) -> dict[str, Parameter]:
+        """The parameters of this layer alone."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
+
+    def parameters(self) -> dict[str, Parameter]:
+        """All parameters, by dotted name ("0.weight"); a shared one comes once, under its first name."""
+        found: dict[str, Parameter] = {}
+        for path, layer in self.walk():
+            for key, parameter in layer.own_parameters().items():
+                if all(parameter is not other for other in found.values()):
+                    found[_join(path, key)] = parameter
+        return found
+
+    def used(self, **parameters: Parameter | None) -> dict[str, Parameter]:
+        """The parameters that a context is to compute gradients for: those that are there, none when frozen."""
+        return {} if self.frozen else {name: p for name, p in parameters.items() if p is not None}
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters().values():
+            parameter.grad = None
+
+    def train(self) -> Self:
+        """Training mode for this layer and all inside it; takes back `freeze`. Returns self."""
+        return self._switch(training=True, frozen=False)
+
+    def eval(self) -> Self:
+        """Evaluation mode: dropout is the identity. Gradients are still there. Returns self."""
+        return self._switch(training=False, frozen=self.frozen)
+
+    def freeze(self) -> Self:
+        """Inference: evaluation mode, and backward computes dx alone, no parameter gradients. Returns self."""
+        self.zero_grad()
+        return self._switch(training=False, frozen=True)
+
+    def _switch(self, training: bool, frozen: bool) -> Self:
+        for _, layer in self.walk():
+            layer.training, layer.frozen = training, frozen
+        return self
+
+    def own_random(self) -> tuple[int, int] | None:
+        """The Philox key (seed, counter) of a layer that draws; its `key` is part of the state."""
+        return None
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters, and "<layer>.key" (uint64: seed, counter) of every layer that draws."""
+        state = {name: np.array(select.to_host(p.value)) for name, p in self.parameters().items()}
+        for path, layer in self.walk():
+            key = layer.own_random()
+            if key is not None:
+                state[_join(path, "key")] = np.array(key, np.uint64)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over a `state_dict`; nothing changes unless all of it fits.
+
+        Raises CnncoreError (missing or unknown names), ShapeError, DTypeError.
+        """
+        check_state("load_state_dict", self.state_dict(), state)
+        for name, parameter in self.parameters().items():
+            assign(parameter.value, state[name])
+        for path, layer in self.walk():
+            if layer.own_random() is not None:
+                seed, counter = state[_join(path, "key")]
+                layer.key = (int(seed), int(counter))  # type: ignore[attr-defined]
+
+    def describe(self) -> str:
+        """The arguments, for repr."""
+        return ""
+
+    def __repr__(self) -> str:
+        inside = "".join(f"\n  ({name}): " + repr(c).replace("\n", "\n  ") for name, c in self.children().items())
+        return f"{type(self).__name__}({self.describe()}{inside}" + ("\n)" if inside else ")")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def assign(target: Any, value: np.ndarray) -> None:
+    """Copy a host array into an array of the host or of a device."""
+    if select.on_device(target):
+        target.copy_to_device(np.ascontiguousarray(value))
+    else:
+        target[...] = value
+
+
+def check_state(who: str, expected: Mapping[str, np.ndarray], found: Mapping[str, Any]) -> None:
+    """Raise unless `found` has the names, shapes and dtypes of `expected`."""
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unknown:
+        parts = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+        raise CnncoreError(f"{who}: the names differ: {'; '.join(parts)}")
+    for name, own in expected.items():
+        given = found[name]
+        if not isinstance(given, np.ndarray):
+            raise DTypeError(f"{who}: {name} must be a NumPy array, got {type(given).__name__}")
+        if given.shape != own.shape:
+            raise ShapeError(f"{who}: {name} must have shape {own.shape}, got {given.shape}")
+        if given.dtype != own.dtype:
+            raise DTypeError(f"{who}: {name} must be {own.dtype}, got {given.dtype}")
+
+
+L = TypeVar("L", bound=Layer)
+
+
+def by_rank(kind: type[L]) -> tuple[type[L], type[L], type[L]]:
+    """The 1-d, 2-d and 3-d class of an n-d layer: `Conv1d, Conv2d, Conv3d = by_rank(Conv)`."""
+    one, two, three = (
+        type(f"{kind.__name__}{rank}d", (kind,), {"rank": rank, "__doc__": kind.__doc__, "__module__": kind.__module__})
+        for rank in (1, 2, 3)
+    )
+    return one, two, three
+
+
+def check_rank(layer: Layer, rank: int, x: Any) -> None:
+    """Raise unless x is (N, C, *S) with `rank` spatial axes; an op alone would take any rank."""
+    if len(getattr(x, "shape", ())) != rank + 2:
+        raise ShapeError(
+            f"{type(layer).__name__}: x must be (N, C, *S) with {rank} spatial axes, "
+            f"got {f'shape {tuple(x.shape)}' if hasattr(x, 'shape') else type(x).__name__}"
+        )

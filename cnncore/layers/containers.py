@@ -1,0 +1,110 @@
+"""Layers made of layers: one after the other, and side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .. import ops
+from ..errors import CnncoreError
+from ..ops.op import Context as OpCall
+from .base import Context, Layer
+
+
+@dataclass(frozen=True)
+class SequentialContext:
+    """The contexts of layers run one after the other."""
+
+    parts: tuple[Context, ...]
+
+    @property
+    def learns(self) -> bool:
+        return any(part.learns for part in self.parts)
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        # Without dx there is nothing to do in front of the first layer that learns, and that one needs no dx either.
+        first = 0 if dx else next((i for i, part in enumerate(self.parts) if part.learns), len(self.parts))
+        for i in reversed(range(first, len(self.parts))):
+            dy = self.parts[i].backward(dy, dx=dx or i > first)
+        return dy if dx else None
+
+
+class Sequential(Layer):
+    """Layers one after the other, named 0, 1, ... An empty one is the identity. `net[i]` is layer i."""
+
+    def __init__(self, *layers: Layer) -> None:
+        self.layers = _layers("Sequential", layers)
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        parts = []
+        for name, layer in enumerate(self.layers):
+            try:
+                x, context = layer.apply(x)
+            except CnncoreError as error:
+                error.add_note(f"in layer {name}, {layer!r}")
+                raise
+            parts.append(context)
+        return x, SequentialContext(tuple(parts))
+
+    def children(self) -> dict[str, Layer]:
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def __getitem__(self, i: int) -> Layer:
+        return self.layers[i]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+@dataclass(frozen=True)
+class BranchesContext:
+    """The contexts of parallel paths, and of the op that joined them."""
+
+    paths: tuple[Context, ...]
+    join: OpCall
+
+    @property
+    def learns(self) -> bool:
+        return any(path.learns for path in self.paths)
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        needs = [name for name, path in zip(self.join.names, self.paths, strict=True) if dx or path.learns]
+        gradients = zip(self.paths, self.join.backward(dy, needs), strict=True)
+        to_x = [path.backward(gradient, dx=dx) for path, gradient in gradients if gradient is not None]
+        return ops.add(*to_x)[0] if dx else None
+
+
+JOINS = {"concat": ops.concat, "add": ops.add}
+
+
+class Branches(Layer):
+    """Parallel paths from one x, joined by "concat" (along the channels) or "add"; named 0, 1, ...
+
+    An empty `Sequential()` is a path that hands x on: `Branches(body, Sequential(), join="add")` is a residual block.
+    """
+
+    def __init__(self, *paths: Layer, join: str = "concat") -> None:
+        if join not in JOINS:
+            raise CnncoreError(f"Branches: join must be one of {', '.join(JOINS)}; got {join!r}")
+        if not paths:
+            raise CnncoreError("Branches: needs at least one path")
+        self.paths = _layers("Branches", paths)
+        self.join = join
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        results = [path.apply(x) for path in self.paths]
+        y, call = JOINS[self.join](*(y for y, _ in results))
+        return y, BranchesContext(tuple(context for _, context in results), call)
+
+    def children(self) -> dict[str, Layer]:
+        return {str(i): path for i, path in enumerate(self.paths)}
+
+    def describe(self) -> str:
+        return f"join={self.join!r}"
+
+
+def _layers(who: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise CnncoreError(f"{who}: argument {i} must be a layer, got {layer!r}")
+    return layers

@@ -1,0 +1,86 @@
+"""ReLU, Linear, Dropout, Flatten."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..errors import CnncoreError, ShapeError
+from ..ops import geometry
+from .base import Context, Layer, OpContext, Parameter, ViewContext
+from .init import draw, seed_or_next, zeros
+
+
+class ReLU(Layer):
+    """max(0, x): `ops.relu`."""
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        y, call = ops.relu(x)
+        return y, OpContext(call)
+
+
+class Linear(Layer):
+    """Fully connected, (N, in_features) to (N, out_features): `ops.linear` with its weight and bias.
+
+    `init`: see `layers/init.py`; the bias starts at 0. Raises ShapeError, DTypeError, CnncoreError.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *,
+        init: str = "he", seed: int | None = None, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        shape = (
+            geometry.integer("Linear", "out_features", out_features, 1),
+            geometry.integer("Linear", "in_features", in_features, 1),
+        )
+        self.weight = draw("Linear", shape, init, seed, dtype)
+        self.bias: Parameter | None = zeros(shape[0], dtype) if bias else None
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        b = self.bias
+        y, call = ops.linear(x, self.weight.value, None if b is None else b.value)
+        return y, OpContext(call, self.used(w=self.weight, b=b))
+
+    def describe(self) -> str:
+        outputs, inputs = self.weight.value.shape
+        return f"{inputs}, {outputs}" + ("" if self.bias else ", bias=False")
+
+
+class Dropout(Layer):
+    """Drops each element with probability p when training, scaling the others by 1 / (1 - p): `ops.dropout`.
+
+    `key` is (seed, counter): every call in training mode uses it and then counts one up. The identity in evaluation
+    mode. Raises CnncoreError unless 0 <= p < 1.
+    """
+
+    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
+            raise CnncoreError(f"Dropout: p must be a number with 0 <= p < 1, got {p!r}")
+        self.p = float(p)
+        self.key = (seed_or_next(seed), 0)
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        if not self.training:
+            return x, ViewContext(lambda dy: dy)
+        y, call = ops.dropout(x, self.key, p=self.p)
+        self.key = (self.key[0], self.key[1] + 1)
+        return y, OpContext(call)
+
+    def own_random(self) -> tuple[int, int]:
+        return self.key
+
+    def describe(self) -> str:
+        return f"p={self.p}"
+
+
+class Flatten(Layer):
+    """(N, ...) to (N, F): all axes but the first become one."""
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        shape = tuple(getattr(x, "shape", ()))
+        if len(shape) < 2:
+            raise ShapeError(f"Flatten: x must be (N, ...) with at least 2 axes, got shape {shape}")
+        return x.reshape(shape[0], math.prod(shape[1:])), ViewContext(lambda dy: dy.reshape(shape))

@@ -1,0 +1,5 @@
+"""The paper's networks, each a page."""
+
+from .lenet import lenet
+
+__all__ = ["lenet"]
