@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..errors import ShapeError
+from ..loader import Augment
 from ..ops.geometry import integer
-
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def shift(k: int) -> Augment:

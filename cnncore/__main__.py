@@ -1,0 +1,7 @@
+"""`python -m cnncore` is `cnncore`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,71 @@
+"""`cnncore bench`: see cnncore/bench/."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from ..bench import FORMATS, Peaks, Problem, Row, bench, peaks, problems
+from ..errors import CnncoreError
+from ..ops.op import registry
+from .common import add_command, available, print_json, print_table, progress
+
+COLUMNS = ["op", "problem", "backend", "format", "direction", "ms", "median", "rate", "of limit"]
+
+
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "bench",
+        "Check every kernel against the NumPy definition, time it, and compare with this machine's measured limits.",
+        "cnncore bench conv max_pool --only mnist",
+        backend="whose kernels to time (c where it is available, else numpy)",
+    )
+    parser.add_argument("ops", nargs="*", metavar="OP", help="ops to time (all by default)")
+    parser.add_argument("--only", metavar="NAME", default="", help="only problems with NAME in their name")
+    parser.add_argument("--format", choices=FORMATS, help="one memory format (both by default)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time for each measurement (default: 0.3)")
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = [p for name in args.ops or registry for p in problems(registry[name]) if args.only in p.name]
+    if not chosen:
+        raise CnncoreError(f"bench: no problem of {', '.join(args.ops) or 'any op'} has {args.only!r} in its name")
+    peak, rows = measure(chosen, args.backend, args.seconds, [args.format] if args.format else FORMATS)
+    if args.json:
+        print_json({"peaks": asdict(peak), "rows": [asdict(row) for row in rows]})
+    else:
+        print_rows(peak, rows)
+    return 0
+
+
+def measure(
+    chosen: list[Problem], backend: str | None, seconds: float, formats: Iterable[str]
+) -> tuple[Peaks, list[Row]]:
+    """The machine's peaks, and the rows of all problems."""
+    backend = backend or ("c" if "c" in available() else "numpy")
+    rows: list[Row] = []
+    with progress(len(chosen) + 1) as step:
+        step("this machine's peaks")
+        peak = peaks()
+        for problem in chosen:
+            step(f"{problem.op.name} {problem.name}")
+            rows += bench([problem], backend, peak, seconds, list(formats))
+    return peak, rows
+
+
+def print_rows(peak: Peaks, rows: list[Row]) -> None:
+    how = "measured by loops in C" if peak.source == "c" else "estimated with NumPy: the true limits are higher"
+    print(f"this machine: {peak.fma:.0f} GFLOP/s fused multiply-add, {peak.copy:.1f} GB/s copy ({how})")
+    table = [
+        [r.op, r.problem, r.backend, r.format, r.direction, f"{r.ms:.3g}", f"{r.median_ms:.3g}", _rate(r),
+         f"{r.percent:.0f} % {r.limit}"]
+        for r in rows
+    ]  # fmt: skip
+    print_table("kernels: best and median of many calls, ms", COLUMNS, table, left=5)
+
+
+def _rate(r: Row) -> str:
+    return f"{r.gflops:.1f} GFLOP/s" if r.limit == "fma" else f"{r.gbs:.1f} GB/s"

@@ -1,0 +1,64 @@
+"""Pictures of a training run, drawn by matplotlib (the extra "plot")."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import CnncoreError, ShapeError
+
+
+def missing() -> str | None:
+    """How to get matplotlib where it is not installed, else None."""
+    return None if importlib.util.find_spec("matplotlib") else "pictures need matplotlib: pip install 'cnncore[plot]'"
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure of a size in inches. Raises CnncoreError where matplotlib is missing."""
+    reason = missing()
+    if reason:
+        raise CnncoreError(reason)
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state and looks for a display
+
+    return Figure((width, height), layout="constrained")
+
+
+def learning_curve(path: str | Path, train: Sequence[float], test: Sequence[float]) -> None:
+    """Save the training and test errors (in percent, one a epoch) as a picture; the error's axis is logarithmic."""
+    drawing = figure(5, 3.2)
+    axes = drawing.subplots()
+    epochs = np.arange(1, len(test) + 1)
+    for errors, name, style in ((train, "training, with shifts and dropout", "--"), (test, "test", "-")):
+        axes.plot(epochs, np.maximum(errors, 1e-2), style, marker="o", markersize=3, label=name)
+    axes.set(xlabel="epoch", ylabel="errors, %", yscale="log", title=f"last epoch: {100 - test[-1]:.2f} % right")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    drawing.savefig(path, dpi=120)
+
+
+def filters(path: str | Path, weight: np.ndarray) -> None:
+    """Save the filters (K, 1 or 3, h, w) of a first layer as a picture of K tiles.
+
+    One-channel filters share one scale, blue below zero and red above; three channels are red, green and blue.
+    Raises ShapeError for other shapes.
+    """
+    if weight.ndim != 4 or weight.shape[1] not in (1, 3) or 0 in weight.shape:
+        raise ShapeError(f"filters: weight must be (K, 1 or 3, h, w), got shape {weight.shape}")
+    columns = min(8, len(weight))
+    rows = math.ceil(len(weight) / columns)
+    drawing = figure(0.6 * columns, 0.6 * rows)
+    most = float(np.abs(weight).max()) or 1.0
+    for i, axes in enumerate(drawing.subplots(rows, columns, squeeze=False).ravel()):
+        axes.axis("off")
+        if i >= len(weight):
+            continue
+        if weight.shape[1] == 1:
+            axes.imshow(weight[i, 0], cmap="RdBu_r", vmin=-most, vmax=most)
+        else:
+            axes.imshow((np.moveaxis(weight[i], 0, -1) / most + 1) / 2)
+    drawing.savefig(path, dpi=120)
