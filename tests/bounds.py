@@ -1,0 +1,231 @@
+"""How far a result may lie from the exact one: bounds that follow from rounding, not tolerances that happen to pass.
+
+Notation: eps is the distance from 1 to the next number of the dtype, so one operation errs by at most eps/2 of its
+result. A sum of n products, in whatever order, with or without fused multiply-add, errs by at most
+
+    (n + 1) eps / 2  sum |terms|   to first order;  we allow   (n + 2) eps sum |terms|,
+
+twice that, which also pays for the float64 reference's own rounding. An op that is linear in what it sums gets
+sum |terms| by running the definition on absolute values. The other ops' bounds are derived at their functions.
+A bound of 0 means: equal. The reference is always the NumPy definition in float64, on the very same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cnncore.ops.op import INDEX, Op, run
+
+Arrays = tuple[Any, ...]
+
+
+class Problem(NamedTuple):
+    """One call in the dtype under test: arrays as they are handed over, attributes, and the output's gradient."""
+
+    op: Op
+    arrays: Arrays
+    attrs: dict[str, Any]
+    dtype: Any
+    dy: Any = None  # None: the op has no gradient
+
+
+class Answer(NamedTuple):
+    """The exact results in float64, and how far from them each may lie."""
+
+    outputs: Arrays
+    gradients: Arrays
+    output_bounds: Arrays
+    gradient_bounds: Arrays
+
+
+def outputs_of(op: Op, y: Any) -> Arrays:
+    return (y,) if op.outputs == 1 else tuple(y)
+
+
+def exact(a: Any, role: str = "") -> Any:
+    """A float64 copy with plain strides; None, keys and integers stay."""
+    return a if a is None or isinstance(a, tuple) else np.array(a, None if role == INDEX else np.float64, order="C")
+
+
+def definition(problem: Problem, transform: Callable[[Any], Any] = lambda a: a) -> tuple[Arrays, Arrays]:
+    """Outputs and gradients of the NumPy definition in float64, of `transform` of all floats."""
+    op = problem.op
+    roles = op.roles(problem.arrays)
+    arrays = tuple(
+        a if a is None or isinstance(a, tuple) or r == INDEX else transform(exact(a))
+        for a, r in zip(problem.arrays, roles, strict=True)
+    )
+    y, ctx = run(op, arrays, problem.attrs, "numpy")
+    gradients = ctx.backward(transform(exact(problem.dy))) if problem.dy is not None else ()
+    return outputs_of(op, y), gradients
+
+
+def answer(problem: Problem) -> Answer:
+    """The exact answer to a problem, with its bounds."""
+    outputs, gradients = definition(problem)
+    eps = float(np.finfo(problem.dtype).eps)
+    with np.errstate(all="ignore"):
+        bound = BOUNDS.get(problem.op.name, by_flops)(problem, outputs, gradients, eps)
+    return Answer(outputs, gradients, *bound)
+
+
+def check(got: Any, want: Any, bound: Any, what: str) -> None:
+    """Raise where `got` is farther from `want` than `bound`, or one of them alone is NaN or infinite."""
+    if want is None:
+        assert got is None, f"{what}: expected None, got an array"
+        return
+    assert got is not None, f"{what}: expected an array, got None"
+    got = np.asarray(got)
+    assert got.shape == np.shape(want), f"{what}: shape {got.shape}, expected {np.shape(want)}"
+    with np.errstate(all="ignore"):
+        error = np.abs(got.astype(np.float64) - want)
+        fine = (error <= bound) | (got == want) | (np.isnan(got) & np.isnan(want))
+    if not fine.all():
+        worst = tuple(int(i) for i in np.argwhere(~fine)[0])
+        raise AssertionError(
+            f"{what}: {np.count_nonzero(~fine)} of {fine.size} wrong, the first at {worst}: got {got[worst]!r}, "
+            f"expected {np.asarray(want)[worst]!r} within {np.broadcast_to(bound, fine.shape)[worst]:.3g}"
+        )
+
+
+# --- sums of products ---
+
+Terms = Callable[[Problem], tuple[int, tuple[int, ...]]]  # how many an output sums, and each gradient
+
+
+def linear_in_its_terms(terms: Terms) -> Callable[..., tuple[Arrays, Arrays]]:
+    def bound(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+        sizes, slopes = definition(problem, np.abs)
+        count, counts = terms(problem)
+        tiny = float(np.finfo(problem.dtype).tiny)
+        return (
+            tuple((count + 2) * (eps * s + tiny) for s in sizes),
+            tuple(None if s is None else (n + 2) * (eps * s + tiny) for n, s in zip(counts, slopes, strict=False)),
+        )
+
+    return bound
+
+
+def conv_terms(problem: Problem) -> tuple[int, tuple[int, ...]]:
+    x, w, _ = problem.arrays
+    taps, groups = math.prod(w.shape[2:]), problem.attrs.get("groups", 1)
+    above = 0 if problem.dy is None else problem.dy.shape[0] * math.prod(problem.dy.shape[2:])
+    return w.shape[1] * taps + 1, (w.shape[0] // groups * taps, above, above)
+
+
+def pool_taps(problem: Problem) -> int:
+    kernel = problem.attrs["kernel"]
+    return kernel ** (problem.arrays[0].ndim - 2) if isinstance(kernel, int) else math.prod(kernel)
+
+
+def linear_terms(problem: Problem) -> tuple[int, tuple[int, ...]]:
+    (n, f), o = problem.arrays[0].shape, problem.arrays[1].shape[0]
+    return f + 1, (o, n, n)
+
+
+def max_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """The winner exactly; a gradient sums at most one dy per tap, of the winners that x (not |x|) chooses."""
+    if problem.dy is None:
+        return (0.0,), ()
+    y, ctx = run(problem.op, (exact(problem.arrays[0]),), problem.attrs, "numpy")
+    (sizes,) = ctx.backward(np.abs(exact(problem.dy)))
+    return (0.0,), ((pool_taps(problem) + 2) * eps * sizes,)
+
+
+def copies(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """Values that are only moved, or replaced by 0."""
+    return tuple(0.0 for _ in outputs), tuple(0.0 for _ in gradients)
+
+
+# --- softmax ---
+# With D the largest |x_j - m|: x - m errs by eps/2 D, so exp errs by (D/2 + 4) eps of itself, allowing it 4 eps of its
+# own; the sum of C of them by C/2 eps more, the division by eps/2. In all r = (D + C + 8) eps of y.
+
+
+def _relative(x: Any, eps: float) -> Any:
+    return (np.max(x, axis=1, keepdims=True) - np.min(x, axis=1, keepdims=True) + x.shape[1] + 8) * eps
+
+
+def softmax(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """dx = y (dy - s), s = sum dy y: y errs by r, so s by (r + (C + 2) eps) sum |dy y|, and dx by what follows."""
+    x, tiny = exact(problem.arrays[0]), float(np.finfo(problem.dtype).tiny)
+    (y,), r = outputs, _relative(exact(problem.arrays[0]), eps)
+    if problem.dy is None:
+        return (r * y + tiny,), ()
+    dy = np.abs(exact(problem.dy))
+    s = np.sum(dy * y, axis=1, keepdims=True)
+    return (r * y + tiny,), (y * (dy + s) * (2 * r + (x.shape[1] + 4) * eps) + tiny * (1 + dy + s),)
+
+
+def softmax_cross_entropy(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """A row's loss log(total) - shifted: total errs by r of itself, so its log by r; log and difference round on
+    values up to log C + D. N rows are summed. The gradient errs as the probabilities do, and by three roundings."""
+    logits, labels = exact(problem.arrays[0]), problem.arrays[1]
+    if not len(labels):
+        return (0.0,), (0.0, None)
+    r = _relative(logits, eps)[:, 0]
+    spread = np.ptp(logits, axis=1) + math.log(logits.shape[1])
+    scale = 1 / len(labels) if problem.attrs.get("reduction", "mean") == "mean" else 1
+    loss = np.sum(r + 4 * eps * spread + (len(labels) + 3) * eps * spread) * scale
+    dy = 1.0 if problem.dy is None else float(np.abs(problem.dy))
+    e = np.exp(logits - np.max(logits, axis=1, keepdims=True))
+    probabilities = e / np.sum(e, axis=1, keepdims=True)
+    gradient = (r[:, None] * probabilities + 4 * eps) * scale * dy
+    return (loss,), (gradient, None)
+
+
+# --- optimiser steps: a short formula; every operation rounds, and so does every rate that is cast to the dtype ---
+
+
+def sgd_step(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """velocity' has 5 roundings, value' at most 10, each of at most its sum of magnitudes."""
+    value, grad, velocity = (np.abs(exact(a)) for a in problem.arrays)
+    a = problem.attrs
+    g = grad + a.get("weight_decay", 0.0) * value
+    v = a.get("momentum", 0.0) * velocity + g
+    return (10 * eps * (value + a["lr"] * (g + a.get("momentum", 0.0) * v + v)), 6 * eps * v), ()
+
+
+def adam_step(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """mean' and square' as sums of magnitudes M, S; value' = value - rate mean' / d, d = sqrt(square') c + eps:
+    mean' errs by 8 eps M, d by a relative 4 eps S / square' + 4 eps."""
+    value, grad, mean, square = (np.abs(exact(a)) for a in problem.arrays)
+    a = problem.attrs
+    beta1, beta2 = a.get("beta1", 0.9), a.get("beta2", 0.999)
+    g = grad + a.get("weight_decay", 0.0) * value
+    m, s = beta1 * mean + (1 - beta1) * g, beta2 * square + (1 - beta2) * g * g
+    new = np.maximum(np.abs(outputs[2]), np.finfo(problem.dtype).tiny)
+    d = np.sqrt(new / (1 - beta2 ** a["step"])) + a.get("eps", 1e-8)
+    update = a["lr"] * m / (1 - beta1 ** a["step"]) / d
+    return (eps * (2 * value + update * (12 + 6 * s / new)), 8 * eps * m, 8 * eps * s), ()
+
+
+def by_flops(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """For an op without an entry below: as many roundings as it has operations per output, of its largest magnitude."""
+    spec = problem.op.rule(*problem.arrays, **problem.attrs)
+    operations = sum(problem.op.flops(spec, problem.arrays)) / max(np.size(outputs[0]), 1) + 8
+
+    def bound(a: Any) -> Any:
+        return None if a is None else operations * eps * np.max(np.abs(a), initial=0.0)
+
+    return tuple(bound(a) for a in outputs), tuple(bound(a) for a in gradients)
+
+
+BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
+    "conv": linear_in_its_terms(conv_terms),
+    "max_pool": max_pool,
+    "avg_pool": linear_in_its_terms(lambda p: (pool_taps(p) + 1, (2 * pool_taps(p),))),
+    "linear": linear_in_its_terms(linear_terms),
+    "softmax": softmax,
+    "softmax_cross_entropy": softmax_cross_entropy,
+    "relu": copies,
+    "dropout": linear_in_its_terms(lambda p: (1, (1, 0))),
+    "add": linear_in_its_terms(lambda p: (len(p.arrays), (0,) * len(p.arrays))),
+    "concat": copies,
+    "sgd_step": sgd_step,
+    "adam_step": adam_step,
+}

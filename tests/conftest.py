@@ -1,0 +1,22 @@
+"""Set-up shared by all tests: the CUDA simulator, and how many problems Hypothesis draws.
+
+CNNCORE_TEST_GPU=1              run the CUDA backend on a real GPU (without it: in Numba's simulator)
+CNNCORE_TEST_PROFILE=thorough   ten times as many problems, from a fresh seed every time
+"""
+
+import os
+
+if os.environ.get("CNNCORE_TEST_GPU") != "1":
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read once, when Numba is imported first
+
+from hypothesis import HealthCheck, Phase, settings
+
+COMMON = {
+    "deadline": None,
+    "database": None,
+    "phases": [Phase.explicit, Phase.generate, Phase.shrink],
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much],
+}
+settings.register_profile("ci", max_examples=25, derandomize=True, **COMMON)
+settings.register_profile("thorough", max_examples=250, print_blob=True, **COMMON)
+settings.load_profile(os.environ.get("CNNCORE_TEST_PROFILE", "ci"))

@@ -1,0 +1,359 @@
+"""What every op computes, a second time: nested loops over single numbers, written from the formulas alone.
+
+It shares no code with cnncore: no windows, no shapes, no NumPy arithmetic. Arrays are only read and written element by
+element, all arithmetic is on Python floats (float64). Slow on purpose; problems must be small.
+
+    ORACLE[name].forward(arrays, attrs)       -> the op's outputs
+    ORACLE[name].backward(arrays, attrs, dy)  -> a gradient or None per array (None: the op has no gradient)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Arrays = tuple[Any, ...]
+REAL, PAD, OVERHANG = "real", "pad", "overhang"
+
+
+class Axis(NamedTuple):
+    """One spatial axis of a window problem."""
+
+    n: int
+    k: int
+    s: int
+    b: int
+    e: int
+    d: int
+    ceil_mode: bool
+
+    @property
+    def out(self) -> int:
+        """How many windows there are, found by walking them."""
+        extent, start, count = self.d * (self.k - 1) + 1, 0, 0
+        while start + extent <= self.b + self.n + self.e:
+            start, count = start + self.s, count + 1
+        uncovered = start - self.s + extent < self.b + self.n + self.e
+        if self.ceil_mode and uncovered and start < self.b + self.n:
+            count += 1
+        return count
+
+    def place(self, window: int, tap: int) -> tuple[int, str]:
+        """The input index that a tap of a window falls on, and what is there."""
+        at = window * self.s + tap * self.d - self.b
+        if 0 <= at < self.n:
+            return at, REAL
+        return at, PAD if -self.b <= at < self.n + self.e else OVERHANG
+
+
+def axes(size: tuple[int, ...], kernel: Any, attrs: dict[str, Any], default_stride: Any) -> list[Axis]:
+    def per_axis(value: Any) -> list[Any]:
+        return [value] * len(size) if isinstance(value, int) else list(value)
+
+    stride = attrs.get("stride")
+    pads = [p if isinstance(p, tuple) else (p, p) for p in per_axis(attrs.get("padding", 0))]
+    return [
+        Axis(n, k, s, b, e, d, attrs.get("ceil_mode", False))
+        for n, k, s, (b, e), d in zip(
+            size,
+            per_axis(kernel),
+            per_axis(default_stride if stride is None else stride),
+            pads,
+            per_axis(attrs.get("dilation", 1)),
+            strict=True,
+        )
+    ]
+
+
+def outputs(geometry: list[Axis]) -> Iterator[tuple[int, ...]]:
+    return product(*(range(a.out) for a in geometry))
+
+
+def taps(geometry: list[Axis], window: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], str]]:
+    """(tap, input index, REAL / PAD / OVERHANG) of one window, row-major."""
+    for tap in product(*(range(a.k) for a in geometry)):
+        found = [a.place(o, t) for a, o, t in zip(geometry, window, tap, strict=True)]
+        kinds = [kind for _, kind in found]
+        kind = OVERHANG if OVERHANG in kinds else PAD if PAD in kinds else REAL
+        yield tap, tuple(at for at, _ in found), kind
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape)
+
+
+# --- conv ---
+
+
+def conv_terms(x: Any, w: Any, attrs: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """The index triples (y, x, w) of every product that convolution sums."""
+    geometry = axes(x.shape[2:], w.shape[2:], attrs, 1)
+    groups = attrs.get("groups", 1)
+    per_group, maps = x.shape[1] // groups, w.shape[0] // groups
+    for o in outputs(geometry):
+        for tap, at, kind in taps(geometry, o):
+            if kind != REAL:
+                continue
+            for n, k, c in product(range(x.shape[0]), range(w.shape[0]), range(per_group)):
+                yield (n, k, *o), (n, k // maps * per_group + c, *at), (k, c, *tap)
+
+
+def conv_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    x, w, b = arrays
+    geometry = axes(x.shape[2:], w.shape[2:], attrs, 1)
+    y = zeros(x.shape[0], w.shape[0], *(a.out for a in geometry))
+    for i in np.ndindex(*y.shape):
+        y[i] = 0.0 if b is None else float(b[i[1]])
+    for iy, ix, iw in conv_terms(x, w, attrs):
+        y[iy] += float(x[ix]) * float(w[iw])
+    return (y,)
+
+
+def conv_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    x, w, b = arrays
+    dx, dw, db = zeros(*x.shape), zeros(*w.shape), zeros(w.shape[0])
+    for iy, ix, iw in conv_terms(x, w, attrs):
+        dx[ix] += float(dy[iy]) * float(w[iw])
+        dw[iw] += float(dy[iy]) * float(x[ix])
+    for i in np.ndindex(*dy.shape):
+        db[i[1]] += float(dy[i])
+    return dx, dw, None if b is None else db
+
+
+# --- pooling ---
+
+
+def pool(x: Any, attrs: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], list[tuple[int, ...]], int]]:
+    """(output index, input indices of its real elements in row-major order, pads it holds) of every window."""
+    geometry = axes(x.shape[2:], attrs["kernel"], attrs, attrs["kernel"])
+    for o in outputs(geometry):
+        found = list(taps(geometry, o))
+        real = [at for _, at, kind in found if kind == REAL]
+        pads = sum(kind == PAD for _, _, kind in found)
+        for nc in product(range(x.shape[0]), range(x.shape[1])):
+            yield (*nc, *o), [(*nc, *at) for at in real], pads
+
+
+def pool_out(x: Any, attrs: dict[str, Any]) -> tuple[int, ...]:
+    return (*x.shape[:2], *(a.out for a in axes(x.shape[2:], attrs["kernel"], attrs, attrs["kernel"])))
+
+
+def first_max(x: Any, places: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The place of the first NaN, or else of the first of the largest."""
+    best = places[0]
+    for place in places[1:]:
+        if math.isnan(x[best]):
+            break
+        if math.isnan(x[place]) or x[place] > x[best]:
+            best = place
+    return best
+
+
+def max_pool_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    y = zeros(*pool_out(arrays[0], attrs))
+    for o, places, _ in pool(arrays[0], attrs):
+        y[o] = arrays[0][first_max(arrays[0], places)]
+    return (y,)
+
+
+def max_pool_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    dx = zeros(*arrays[0].shape)
+    for o, places, _ in pool(arrays[0], attrs):
+        dx[first_max(arrays[0], places)] += float(dy[o])
+    return (dx,)
+
+
+def avg_pool_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    y = zeros(*pool_out(arrays[0], attrs))
+    for o, places, pads in pool(arrays[0], attrs):
+        total = 0.0
+        for place in places:
+            total += float(arrays[0][place])
+        y[o] = total / (len(places) + (pads if attrs.get("count_include_pad", False) else 0))
+    return (y,)
+
+
+def avg_pool_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    dx = zeros(*arrays[0].shape)
+    for o, places, pads in pool(arrays[0], attrs):
+        for place in places:
+            dx[place] += float(dy[o]) / (len(places) + (pads if attrs.get("count_include_pad", False) else 0))
+    return (dx,)
+
+
+# --- dense ---
+
+
+def linear_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    x, w, b = arrays
+    y = zeros(x.shape[0], w.shape[0])
+    for n, o in np.ndindex(*y.shape):
+        y[n, o] = 0.0 if b is None else float(b[o])
+        for f in range(x.shape[1]):
+            y[n, o] += float(x[n, f]) * float(w[o, f])
+    return (y,)
+
+
+def linear_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    x, w, b = arrays
+    dx, dw, db = zeros(*x.shape), zeros(*w.shape), zeros(w.shape[0])
+    for n, o in np.ndindex(*dy.shape):
+        db[o] += float(dy[n, o])
+        for f in range(x.shape[1]):
+            dx[n, f] += float(dy[n, o]) * float(w[o, f])
+            dw[o, f] += float(dy[n, o]) * float(x[n, f])
+    return dx, dw, None if b is None else db
+
+
+def softmax_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    (x,) = arrays
+    y = zeros(*x.shape)
+    for n, c, *s in np.ndindex(*x.shape):
+        # 1 / sum of exp(x_j - x_i): another form than the definition's, and as stable where no exp overflows.
+        y[(n, c, *s)] = 1 / sum(math.exp(float(x[(n, j, *s)]) - float(x[(n, c, *s)])) for j in range(x.shape[1]))
+    return (y,)
+
+
+def softmax_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    (y,) = softmax_forward(arrays, attrs)
+    dx = zeros(*y.shape)
+    for n, i, *s in np.ndindex(*y.shape):
+        for j in range(y.shape[1]):
+            # the Jacobian: dy_j / dx_i = y_j ([i = j] - y_i)
+            dx[(n, i, *s)] += float(dy[(n, j, *s)]) * y[(n, j, *s)] * ((i == j) - y[(n, i, *s)])
+    return (dx,)
+
+
+def softmax_cross_entropy_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    logits, labels = arrays
+    (y,) = softmax_forward((logits,), {})
+    loss = 0.0
+    for n in range(len(labels)):
+        loss -= math.log(y[n, labels[n]])
+    return (np.array(loss / len(labels) if attrs.get("reduction", "mean") == "mean" else loss),)
+
+
+def softmax_cross_entropy_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    logits, labels = arrays
+    (y,) = softmax_forward((logits,), {})
+    count = len(labels) if attrs.get("reduction", "mean") == "mean" else 1
+    for n, k in np.ndindex(*y.shape):
+        y[n, k] = float(dy) * (y[n, k] - (k == labels[n])) / count
+    return y, None
+
+
+# --- pointwise ---
+
+
+def each(function: Callable[..., float], *arrays: Any) -> np.ndarray:
+    y = zeros(*arrays[0].shape)
+    for i in np.ndindex(*y.shape):
+        y[i] = function(*(float(a[i]) for a in arrays))
+    return y
+
+
+def relu_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    return (each(lambda x: 0.0 if x < 0 else x, arrays[0]),)
+
+
+def relu_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    return (each(lambda x, g: 0.0 if x <= 0 else g, arrays[0], dy),)
+
+
+def dropout_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    x, u = arrays
+    p = float(x.dtype.type(attrs.get("p", 0.5)))  # compared in x's dtype
+    return (each(lambda x, u: x / (1 - attrs.get("p", 0.5)) if u >= p else 0.0, x, u),)
+
+
+def dropout_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    return dropout_forward((dy, arrays[1]), attrs)[0], None
+
+
+def add_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    return (each(lambda *xs: sum(xs), *arrays),)
+
+
+def add_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    return tuple(each(lambda g: g, dy) for _ in arrays)
+
+
+def concat_places(arrays: Arrays, attrs: dict[str, Any]) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """(which array, index in it, index in the result)."""
+    axis = attrs.get("axis", 1)
+    axis += len(arrays[0].shape) if axis < 0 else 0
+    before = 0
+    for which, a in enumerate(arrays):
+        for i in np.ndindex(*a.shape):
+            yield which, i, (*i[:axis], i[axis] + before, *i[axis + 1 :])
+        before += a.shape[axis]
+
+
+def concat_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    shape = list(arrays[0].shape)
+    shape[attrs.get("axis", 1)] = sum(a.shape[attrs.get("axis", 1)] for a in arrays)
+    y = zeros(*shape)
+    for which, i, o in concat_places(arrays, attrs):
+        y[o] = arrays[which][i]
+    return (y,)
+
+
+def concat_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    gradients = tuple(zeros(*a.shape) for a in arrays)
+    for which, i, o in concat_places(arrays, attrs):
+        gradients[which][i] = dy[o]
+    return gradients
+
+
+# --- optimiser steps ---
+
+
+def sgd_step_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    value, grad, velocity = arrays
+    lr, momentum, decay = attrs["lr"], attrs.get("momentum", 0.0), attrs.get("weight_decay", 0.0)
+    new_value, new_velocity = zeros(*value.shape), zeros(*value.shape)
+    for i in np.ndindex(*value.shape):
+        g = float(grad[i]) + decay * float(value[i])
+        v = momentum * float(velocity[i]) + g
+        new_velocity[i] = v
+        new_value[i] = float(value[i]) - lr * (g + momentum * v if attrs.get("nesterov", False) else v)
+    return new_value, new_velocity
+
+
+def adam_step_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    value, grad, mean, square = arrays
+    beta1, beta2 = attrs.get("beta1", 0.9), attrs.get("beta2", 0.999)
+    new = tuple(zeros(*value.shape) for _ in range(3))
+    for i in np.ndindex(*value.shape):
+        g = float(grad[i]) + attrs.get("weight_decay", 0.0) * float(value[i])
+        m = beta1 * float(mean[i]) + (1 - beta1) * g
+        s = beta2 * float(square[i]) + (1 - beta2) * g * g
+        corrected = math.sqrt(s / (1 - beta2 ** attrs["step"])) + attrs.get("eps", 1e-8)
+        new[0][i] = float(value[i]) - attrs["lr"] * (m / (1 - beta1 ** attrs["step"])) / corrected
+        new[1][i], new[2][i] = m, s
+    return new
+
+
+class Loops(NamedTuple):
+    forward: Callable[[Arrays, dict[str, Any]], Arrays]
+    backward: Callable[[Arrays, dict[str, Any], Any], Arrays] | None
+
+
+ORACLE = {
+    "conv": Loops(conv_forward, conv_backward),
+    "max_pool": Loops(max_pool_forward, max_pool_backward),
+    "avg_pool": Loops(avg_pool_forward, avg_pool_backward),
+    "linear": Loops(linear_forward, linear_backward),
+    "softmax": Loops(softmax_forward, softmax_backward),
+    "softmax_cross_entropy": Loops(softmax_cross_entropy_forward, softmax_cross_entropy_backward),
+    "relu": Loops(relu_forward, relu_backward),
+    "dropout": Loops(dropout_forward, dropout_backward),
+    "add": Loops(add_forward, add_backward),
+    "concat": Loops(concat_forward, concat_backward),
+    "sgd_step": Loops(sgd_step_forward, None),
+    "adam_step": Loops(adam_step_forward, None),
+}
