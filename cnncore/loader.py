@@ -1,0 +1,48 @@
+"""Batches, shuffled and augmented, with the next one made in the background while this one is learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .ops.random import uniform
+
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `count` samples in an epoch: their ranks among Philox uniforms with the key (seed, epoch)."""
+    return np.argsort(uniform((seed, epoch), (count,)), kind="stable")
+
+
+def batches(
+    x: np.ndarray, y: np.ndarray, batch_size: int, *, seed: int, epoch: int, augment: Augment | None = None
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    """All samples of one epoch as (x, y) batches; the last may be smaller.
+
+    Everything is a function of (seed, epoch): the order, and the Generator that `augment(batch_x, rng)` gets, which
+    depends on the batch's number too. One thread works one batch ahead. What goes wrong in it is raised here, and it
+    has ended when the iterator is exhausted or closed: leave the loop early only under `contextlib.closing`.
+    """
+    indices = order(len(x), seed, epoch)
+    starts = range(0, len(x), batch_size)
+
+    def make(number: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = indices[starts[number] : starts[number] + batch_size]
+        batch = x[chosen]
+        if augment is not None:
+            key = np.random.SeedSequence([seed, epoch, number])
+            batch = augment(batch, np.random.Generator(np.random.Philox(key)))
+        return batch, y[chosen]
+
+    if not starts:
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cnncore-loader") as worker:
+        ahead = worker.submit(make, 0)
+        for following in range(1, len(starts) + 1):
+            batch = ahead.result()
+            if following < len(starts):
+                ahead = worker.submit(make, following)
+            yield batch
