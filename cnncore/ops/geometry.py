@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import CnncoreError, ShapeError
 
-LIMIT = 2**62  # elements: leaves room for a factor of two in 64-bit byte offsets before anything could wrap
+LIMIT = 2**48  # elements of an array: more than any machine holds, and far from where 64-bit byte offsets wrap
+MOST = 2**31 - 1  # of a kernel, stride, padding or dilation: the product of two still fits 64 bits
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Window:
 
 
 def integer(op: str, name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`, or a ShapeError that names it."""
+    """`value` as an int in [least, MOST], or a ShapeError that names it."""
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
@@ -89,12 +90,25 @@ def integer(op: str, name: str, value: Any, least: int) -> int:
         raise ShapeError(f"{op}: {name} must be an integer, got {value!r}")
     if number < least:
         raise ShapeError(f"{op}: {name} must be at least {least}, got {number}")
+    if number > MOST:
+        raise ShapeError(f"{op}: {name} must be at most {MOST}, got {number}")
     return number
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    """`value` as a bool, or a CnncoreError that names it: a string or an array would silently count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise CnncoreError(f"{op}: {name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 0 or isinstance(value, list | tuple)
 
 
 def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
     """An int, or one per spatial axis, as one per axis; each at least `least`."""
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+    if _is_list(value):
         if len(value) != rank:
             raise ShapeError(f"{op}: {name} must have one integer per spatial axis ({rank}), got {value!r}")
         return tuple(integer(op, name, v, least) for v in value)
@@ -103,8 +117,8 @@ def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int
 
 def _padding(op: str, padding: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(begin, end) from an int, one int per axis, or a (begin, end) pair per axis."""
-    if isinstance(padding, Sequence) and not isinstance(padding, str) and len(padding) == rank:
-        pairs = [p if isinstance(p, Sequence) and len(p) == 2 else (p, p) for p in padding]
+    if _is_list(padding) and len(padding) == rank:
+        pairs = [p if _is_list(p) and len(p) == 2 else (p, p) for p in padding]
         return (
             tuple(integer(op, "padding", p[0], 0) for p in pairs),
             tuple(integer(op, "padding", p[1], 0) for p in pairs),
@@ -143,7 +157,7 @@ def resolve(
             )
         whole, rest = divmod(padded - extent, s[axis])
         starts_inside = (whole + 1) * s[axis] < size[axis] + begin[axis]
-        out.append(whole + 1 + bool(ceil_mode and rest and starts_inside))
+        out.append(whole + 1 + (1 if ceil_mode and rest and starts_inside else 0))
     window = Window(k, s, d, begin, end, tuple(size), tuple(out))
     elements(op, window.padded)
     return window
@@ -152,17 +166,11 @@ def resolve(
 def reject_padding_only(op: str, w: Window) -> None:
     """A pooling window without one real element has no value: raise ShapeError rather than give NaN or -inf."""
     for axis, (k, s, d, b, n, o) in enumerate(zip(w.kernel, w.stride, w.dilation, w.begin, w.size, w.out, strict=True)):
-        reach = d * (k - 1)
-        # Only windows that start before the input or end after it can miss it; the first and last decide cheaply
-        # when the padding is absurdly large, so that the list below stays as short as the kernel is long.
-        alone = b > reach or s * (o - 1) - b >= n
-        if not alone:
-            first_whole = -(-b // s)
-            last_whole = max((n - 1 + b - reach) // s, -1)
-            for i in (*range(min(first_whole, o)), *range(max(last_whole + 1, 0), o)):
-                start = i * s - b
-                first_real = start + d * max(0, -(start // d)) if start < 0 else start
-                alone = alone or first_real >= n or first_real > start + reach
+        # A window that starts inside the input holds its first element. One that starts before it, and reaches it,
+        # holds element (start mod d) if there is one; of more than n different residues, one is n or larger, so that
+        # n + 1 windows decide.
+        before = range(min(-(-b // s), o, n + 1))
+        alone = b > d * (k - 1) or s * (o - 1) - b >= n or any((i * s - b) % d >= n for i in before)
         if alone:
             raise ShapeError(
                 f"{op}: padding {(b, w.end[axis])} along spatial axis {axis} leaves a window of kernel {k}, "
@@ -172,7 +180,6 @@ def reject_padding_only(op: str, w: Window) -> None:
 
 def elements(op: str, shape: Sequence[int]) -> int:
     """The product of a shape, or a ShapeError where 64-bit offsets could not count it."""
-    count = math.prod(shape)
-    if count > LIMIT:
-        raise ShapeError(f"{op}: a result of shape {tuple(shape)} has too many elements ({count})")
-    return count
+    if math.prod(n for n in shape if n) > LIMIT:  # a zero would hide what NumPy multiplies all the same
+        raise ShapeError(f"{op}: a result of shape {tuple(shape)} has too many elements")
+    return math.prod(shape)

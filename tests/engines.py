@@ -1,0 +1,59 @@
+"""Who computes: every available backend but the definition's own, and every instruction set of the C one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from cnncore.backends import select
+
+
+class Engine(NamedTuple):
+    backend: str
+    isa: str | None = None
+
+    def __str__(self) -> str:
+        return self.backend if self.isa is None else f"{self.backend}-{self.isa}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        """Compute on this engine, with every output and scratch array of the C kernels full of NaN beforehand."""
+        if self.isa is None:
+            yield self.backend
+            return
+        from cnncore.backends import native
+
+        before, native.POISON = native.POISON, True
+        try:
+            with native.use_isa(self.isa):
+                yield self.backend
+        finally:
+            native.POISON = before
+
+
+def available(name: str) -> bool:
+    try:
+        return select.why_not(name) is None
+    except ModuleNotFoundError:
+        return False
+
+
+def _engines() -> list[Engine]:
+    found = []
+    if available("c"):
+        from cnncore.backends import native
+
+        found += [Engine("c", isa) for isa in native.supported()]
+    if available("cuda"):
+        found.append(Engine("cuda"))
+    return found
+
+
+ENGINES = _engines()
+NATIVE = [e for e in ENGINES if e.backend == "c"]
+HOST_BACKENDS = ["numpy"] + ["c"] * bool(NATIVE)
+
+
+def to_host(results: Any) -> Any:
+    return tuple(None if r is None else select.to_host(r) for r in results)
