@@ -10,10 +10,12 @@ are the NumPy definition; kernels in C (`<name>_forward_f32`, ...) and CUDA are 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -46,11 +48,13 @@ class Spec:
     results: name -> (shape, dtype) of what forward returns, outputs first, then extras that only backward reads.
         A dtype of None stands for the dtype of the float arguments.
     random: the shape of the uniforms `u`, for ops that draw.
+    inputs: the shapes of the array arguments (None where left out); `run` fills it in.
     """
 
     params: SimpleNamespace
     results: dict[str, tuple[Shape, Any]]
     random: Shape | None = None
+    inputs: tuple[Shape | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Op:
     domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
     flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
     outputs: int = 1  # how many of the results are the user's
+    signs: tuple[str, ...] = ()  # of `saved`, those whose sign is a choice: the op has a kink where it changes
 
     @property
     def variadic(self) -> bool:
@@ -157,11 +162,10 @@ class Context:
             raise ShapeError(f"{name}: dy must have y's shape {self.shape}, got {tuple(dy.shape)}")
         if dy.dtype != self.dtype:
             raise DTypeError(f"{name}: dy must have y's dtype {self.dtype}, got {dy.dtype}")
-        wanted = set(self.names if needs is None else needs)
-        if not wanted <= set(self.names):
-            raise CnncoreError(f"{name}: needs must name arguments among {list(self.names)}, got {sorted(wanted)}")
+        wanted = self.names if needs is None else _names(name, needs, self.names)
         mask = tuple(d and n in wanted for n, d in zip(self.names, self.differentiable, strict=True))
-        return tuple(self.engine.backward(self.op, self.spec, mask, dy, self.saved))
+        with _memory(name):
+            return tuple(self.engine.backward(self.op, self.spec, mask, dy, self.saved))
 
 
 _registry: dict[str, Op] = {}
@@ -207,22 +211,29 @@ def register(op: Op) -> Callable[..., tuple[Any, Context]]:
 
 
 def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = None, out: Any = None) -> Any:
-    """Check, dispatch and compute one call. `out` gives the arrays to write the outputs to (they may be inputs)."""
+    """Check, dispatch and compute one call. `out` is a tuple of arrays to write the outputs to (they may be inputs)."""
     arrays = _fill(op, arrays)
     dtype = _check(op, arrays)
     try:
         spec = op.rule(*arrays, **attrs)
-    except TypeError as error:
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-            raise  # not a wrong argument name, but a defect inside the rule
-        raise CnncoreError(f"{op.name}: {str(error).partition('() ')[2]}") from None
+    except TypeError:
+        try:
+            inspect.signature(op.rule).bind(*arrays, **attrs)
+        except TypeError as error:
+            raise CnncoreError(f"{op.name}: {error} (arrays are positional, attributes are given by name)") from None
+        raise  # not a wrong argument name, but a defect inside the rule
     for shape, kind in spec.results.values():
         elements(op.name, (*shape, np.dtype(kind or dtype).itemsize))
+    shapes = tuple(tuple(a.shape) if hasattr(a, "shape") else None for a in arrays)
+    spec = dataclasses.replace(spec, inputs=shapes)
     engine = select.engine(op, backend, arrays)
-    if spec.random is not None:
-        place = list(op.arrays.values()).index(RANDOM)
-        arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
-    results = engine.forward(op, spec, arrays, dtype, out)
+    if out is not None:
+        _check_out(op, spec, dtype, out)
+    with _memory(op.name):
+        if spec.random is not None:
+            place = list(op.arrays.values()).index(RANDOM)
+            arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
+        results = engine.forward(op, spec, arrays, dtype, out)
     names = op.names(arrays)
     known = {**dict(zip(names, arrays, strict=True)), **dict(zip(spec.results, results, strict=True))}
     context = Context(
@@ -257,8 +268,41 @@ def _fill(op: Op, arrays: Arrays) -> Arrays:
 
 
 def _check_array(op: str, name: str, a: Any) -> None:
-    if not (isinstance(a, np.ndarray | np.generic) or select.on_device(a)):
+    # Subclasses are refused, since they change what operators do: a masked array would lose its mask in C, a matrix
+    # multiplies by `*`. A memmap only lives elsewhere.
+    if not (type(a) is np.ndarray or isinstance(a, np.generic | np.memmap) or select.on_device(a)):
         raise DTypeError(f"{op}: {name} must be a NumPy array, got {type(a).__name__}")
+
+
+def _check_out(op: Op, spec: Spec, dtype: Any, out: Any) -> None:
+    """`out` has an array of the right shape and dtype for every output: kernels write to it without looking."""
+    if not isinstance(out, tuple | list) or len(out) != op.outputs:
+        raise CnncoreError(f"{op.name}: out must be a tuple with one array per output ({op.outputs})")
+    for target, (name, (shape, _)) in zip(out, spec.results.items(), strict=False):
+        _check_array(op.name, f"out for {name}", target)
+        if tuple(target.shape) != shape:
+            raise ShapeError(f"{op.name}: out for {name} must have shape {shape}, got {tuple(target.shape)}")
+        if target.dtype != dtype:
+            raise DTypeError(f"{op.name}: out for {name} must be {dtype}, got {target.dtype}")
+        if isinstance(target, np.generic) or (isinstance(target, np.ndarray) and not target.flags.writeable):
+            raise CnncoreError(f"{op.name}: out for {name} must be writeable")
+
+
+def _names(op: str, needs: Any, names: tuple[str, ...]) -> list[str]:
+    """`needs` as a list of argument names."""
+    wanted = list(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else [needs]
+    if not all(isinstance(n, str) and n in names for n in wanted):
+        raise CnncoreError(f"{op}: needs must name arguments among {list(names)}, got {needs!r}")
+    return wanted
+
+
+@contextlib.contextmanager
+def _memory(op: str) -> Iterator[None]:
+    """Running out of memory as an error that names the op."""
+    try:
+        yield
+    except MemoryError as error:
+        raise CnncoreError(f"{op}: out of memory: {error}") from error
 
 
 def _check(op: Op, arrays: Arrays) -> Any:

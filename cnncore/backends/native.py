@@ -1,0 +1,296 @@
+"""Calls the C kernels of csrc/ through cffi: layouts, pointers, scratch, threads. No code per op.
+
+A kernel is found by name (`<op>_forward_f32`) and called with its arguments in the order that csrc/kernels.h fixes.
+Feature maps of one call share one layout, contiguous or channels-last, taken from the first of them; results come out
+in it. An array in another layout, with gaps, or not aligned is copied once on entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+from ..ops.geometry import Window
+
+ISAS = ("avx512", "avx2", "baseline")  # the fastest first
+POISON = False  # for tests: fill results and scratch with NaN before every call, so that what is not written shows
+
+_SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
+_MAX_AXES = 5
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("cnncore_isa", default=None)
+
+
+@functools.cache
+def _module(isa: str) -> Any:
+    """The cffi module of one instruction set."""
+    module = importlib.import_module(f"cnncore._native_{isa}")
+    module.lib.cc_set_threads(_default_threads())
+    return module
+
+
+@functools.cache
+def compiled() -> tuple[str, ...]:
+    """The instruction sets that were compiled, the fastest first."""
+    return tuple(isa for isa in ISAS if importlib.util.find_spec(f"cnncore._native_{isa}"))
+
+
+@functools.cache
+def supported() -> tuple[str, ...]:
+    """Those of them that this CPU can run."""
+    return tuple(isa for isa in compiled() if _module("baseline").lib.cc_cpu_supports(isa.encode()))
+
+
+def current_isa() -> str:
+    """The instruction set of the next call: `use_isa`, else CNNCORE_ISA, else the best this CPU has."""
+    available = supported()
+    if not available:
+        raise BackendError(
+            "c: the C kernels are not built. Install a C compiler (Debian/Ubuntu: apt install build-essential) and "
+            "run `pip install .` (or `make build`) again; until then the NumPy backend computes"
+        )
+    name = _chosen.get() or os.environ.get("CNNCORE_ISA") or available[0]
+    if name not in available:
+        raise BackendError(f"c: instruction set {name!r} is not available here; there are: {', '.join(available)}")
+    return name
+
+
+@contextlib.contextmanager
+def use_isa(name: str) -> Iterator[None]:
+    """Run the kernels of one instruction set inside the block."""
+    token = _chosen.set(name)
+    try:
+        current_isa()
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _default_threads() -> int:
+    asked = os.environ.get("CNNCORE_NUM_THREADS")
+    if asked is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not asked.isdecimal() or not 1 <= int(asked) <= 1024:
+        raise BackendError(f"c: CNNCORE_NUM_THREADS must be an integer from 1 to 1024, got {asked!r}")
+    return int(asked)
+
+
+def get_threads() -> int:
+    return int(_module(current_isa()).lib.cc_get_threads())
+
+
+def set_threads(threads: int) -> None:
+    """How many threads the kernels use; results do not depend on it."""
+    if not 1 <= threads <= 1024:
+        raise BackendError(f"c: threads must be from 1 to 1024, got {threads}")
+    for isa in supported():
+        _module(isa).lib.cc_set_threads(threads)
+
+
+def _after_fork() -> None:
+    # libgomp's threads do not exist in a forked child, and it would wait for them for ever: one thread there.
+    if supported.cache_info().currsize:
+        set_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def info() -> dict[str, Any]:
+    """What was compiled, what runs here, and what is chosen."""
+    about = {"compiled": list(compiled()), "supported": list(supported())}
+    if not supported():
+        return {**about, "isa": None, "threads": None, "compiler": None, "vector_bytes": None}
+    module = _module(current_isa())
+    return {
+        **about,
+        "isa": current_isa(),
+        "threads": get_threads(),
+        "compiler": module.ffi.string(module.lib.cc_compiler()).decode(),
+        "vector_bytes": int(module.lib.cc_vector_bytes()),
+    }
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+_local = threading.local()
+
+
+def _scratch(size: int) -> np.ndarray:
+    """At least `size` bytes, aligned to a cache line; one block per thread that grows and is used again."""
+    block = getattr(_local, "block", None)
+    if block is None or block.size < size:
+        raw = np.empty(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        block = _local.block = raw[start : start + size]
+    if POISON:
+        block[: block.size // 8 * 8].view(np.float64)[:] = np.nan
+    return block
+
+
+def is_channels_last(a: np.ndarray) -> bool:
+    """Whether a (N, C, *S) array is dense in memory as (N, *S, C), and not C-contiguous as well."""
+    return a.ndim > 2 and not a.flags.c_contiguous and bool(np.moveaxis(a, 1, -1).flags.c_contiguous)
+
+
+def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray:
+    """An array of logical shape (N, C, *S), in the asked memory layout."""
+    if channels_last and len(shape) > 2:
+        a = np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+    else:
+        a = np.empty(shape, dtype)
+    if POISON:
+        a.fill(np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max)
+    return a
+
+
+def _dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
+    """a itself where it is dense in that layout and aligned, else a copy that is."""
+    if channels_last and a.ndim > 2:
+        ready = a.flags.aligned and np.moveaxis(a, 1, -1).flags.c_contiguous
+    else:
+        ready = a.flags.aligned and a.flags.c_contiguous
+    if ready:
+        return a
+    copy = empty(a.shape, a.dtype, channels_last)
+    copy[...] = a
+    return copy
+
+
+_LAYOUT = {False: (0, 1, 2, 3, 4), True: (0, 2, 3, 4, 1)}  # axes from the slowest to the fastest
+
+
+def _describe(row: np.ndarray, a: np.ndarray | None, channels_last: bool) -> None:
+    """Fill one cc_tensor (csrc/kernels.h): pointer, five lengths, five strides. None leaves a NULL pointer."""
+    if a is None:
+        row[0] = 0
+        return
+    shape = (*a.shape[:2], *(1,) * (_MAX_AXES - a.ndim), *a.shape[2:])
+    strides, step = [0] * _MAX_AXES, 1
+    for axis in reversed(_LAYOUT[channels_last]):
+        strides[axis] = step
+        step *= shape[axis]
+    row[:] = (a.__array_interface__["data"][0], *shape, *strides)
+
+
+_AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
+
+
+def _c_value(value: Any) -> Any:
+    """A parameter as cffi takes it: a Window as the fields of cc_window, filled up to three axes in front."""
+    if not isinstance(value, Window):
+        return value
+    missing = 3 - len(value.size)
+    return {name: (fill,) * missing + getattr(value, name) for name, fill in _AXIS_FILL.items()}
+
+
+# --- the backend ---------------------------------------------------------------------------------------------------
+
+
+class NativeBackend:
+    """The protocol of select.py on the C kernels."""
+
+    name = "c"
+
+    def __init__(self) -> None:
+        current_isa()  # raises where there is nothing to run
+
+    def missing(self, op: Any) -> str | None:
+        lib = _module(current_isa()).lib
+        for kind, there in (("forward", True), ("backward", op.backward is not None)):
+            if there and not hasattr(lib, f"{op.name}_{kind}_f32"):
+                return f"csrc/kernels.h declares no {op.name}_{kind}"
+        return None
+
+    def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
+        roles = op.roles(arrays)
+        last = _layout(arrays, roles)
+        read = [_ready(a, role, last) for a, role in zip(arrays, roles, strict=True)]
+        results = [empty(shape, kind or dtype, last) for shape, kind in spec.results.values()]
+        for i, target in enumerate(out or ()):
+            if target.flags.aligned and target.flags.c_contiguous:
+                results[i] = target
+        written = [(a, last) for a in results]
+        _call(f"{op.name}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)
+        for i, target in enumerate(out or ()):
+            if results[i] is not target:
+                target[...] = results[i]
+                results[i] = target
+        return tuple(results)
+
+    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any) -> tuple[Any, ...]:
+        roles = [op.arrays.get(name, "map") for name in op.saved]
+        last = _layout((*saved, dy), (*roles, "map"))
+        read = [_ready(dy, "map", last), *(_ready(a, role, last) for a, role in zip(saved, roles, strict=True))]
+        gradients: list[Any] = [None] * len(needs)
+        written: list[Any] = []
+        for i, role in enumerate(["many"] * len(needs) if op.variadic else op.arrays.values()):
+            if role in ("index", "random"):
+                continue
+            if needs[i]:
+                gradients[i] = empty(spec.inputs[i], dy.dtype, last and role != "param")
+            written.append((gradients[i], last and role != "param"))
+        if any(needs):
+            _call(f"{op.name}_backward", dy.dtype, [written, *read] if op.variadic else written + read, spec.params)
+        return tuple(gradients)
+
+    def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        u = np.empty(shape, dtype)
+        module = _module(current_isa())
+        kernel = getattr(module.lib, f"cc_uniform_{_SUFFIX[np.dtype(dtype)]}")
+        kernel(module.ffi.cast(module.ffi.typeof(kernel).args[0], u.ctypes.data), u.size, *key)
+        return u
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
+        return np.full(shape, value, dtype)
+
+
+def _layout(arrays: Any, roles: Any) -> bool:
+    """Whether a call runs channels last: as the first of its feature maps that has spatial axes does."""
+    for a, role in zip(arrays, roles, strict=True):
+        if a is not None and role in ("map", "many") and a.ndim > 2:
+            return is_channels_last(a)
+    return False
+
+
+def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | None, bool]:
+    """An argument as kernels take it, and whether it is channels last."""
+    if a is None:
+        return None, False
+    if role == "index":
+        return np.ascontiguousarray(a, np.int64), False
+    last = last and role != "param"
+    return _dense(np.asarray(a), last), last
+
+
+def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
+    """Call a kernel on (array, channels last) pairs, or lists of them where it takes any number."""
+    module = _module(current_isa())
+    ffi, function = module.ffi, getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
+    flat = [pair for a in arguments for pair in (a if isinstance(a, list) else (a,))]
+    table = np.empty((len(flat), 1 + 2 * _MAX_AXES), np.int64)
+    for row, (a, last) in zip(table, flat, strict=True):
+        _describe(row, a, last)
+    tensors, pointers, at = ffi.from_buffer("cc_tensor[]", table), [], 0
+    for a in arguments:
+        # A list keeps its NULLs inside the tensors; a single array that is not there is a NULL tensor.
+        pointers.append(tensors + at if isinstance(a, list) or a[0] is not None else ffi.NULL)
+        at += len(a) if isinstance(a, list) else 1
+    struct = ffi.typeof(function).args[-2]
+    if struct.item.kind == "struct":
+        fields = {name: _c_value(getattr(params, name)) for name, _ in struct.item.fields}
+        pointers.append(ffi.new(struct, fields))
+    else:
+        pointers.append(ffi.NULL)
+    wanted = function(*pointers, ffi.NULL)
+    if wanted:
+        function(*pointers, ffi.cast("void *", _scratch(wanted).ctypes.data))

@@ -1,0 +1,403 @@
+/* Direct convolution, forward and backward, as register-blocked products without im2col.
+ *
+ * One engine, `gather`, computes
+ *
+ *     y[pixel][k] = bias[k] + sum over rows r of x[base(pixel) + offset(r)] * w[r][k]
+ *
+ * on a channels-last, zero-padded x. A row is a (tap, channel) pair; its offset from the pixel's base does not depend
+ * on the pixel, so stride, dilation and rank live in two lists of offsets and nowhere else. Rows whose offsets follow
+ * each other form a run, and the inner loop walks a run: with stride-1 taps a whole kernel line of channels, for C = 1
+ * or 3 too.
+ *
+ *   forward          pixels of y, all taps.
+ *   backward to x    the same on dy. With stride s, the pixels of dx fall into s phases per axis; those of one phase
+ *                    share their taps, so each phase is one call of gather (with stride 1 there is one phase).
+ *   backward to w    the other way round: a block of rows x maps stays in registers while the pixels go by. Every
+ *                    dw element belongs to one task: no races, no atomics.
+ *
+ * Registers: a tile of MR pixels (or rows) by NV vectors of maps. Per step NV loads of w, MR broadcasts of x and
+ * MR * NV fused multiply-adds: 12 against 8 loads with 16 registers, 24 against 14 with 32, so arithmetic is the limit.
+ * Weights are packed to [block of NV * V maps][row][lane], so the inner loop reads them in order.
+ */
+#include "twice.h"
+
+#ifdef REAL
+#include "channels_last.h"
+
+#ifndef NV
+#define NV 2
+#if CC_VECTOR_BYTES == 64 || defined(__aarch64__)
+#define MR 12
+#elif CC_VECTOR_BYTES == 32
+#define MR 6
+#else
+#define MR 4 /* no fused multiply-add: products need registers too */
+#endif
+#define PIXELS (MR * 16) /* per task: their part of x stays in L2 while the blocks of maps go by */
+#define MAP_BLOCKS 4     /* blocks of maps per task */
+#define ROW_TILES 16     /* tiles of rows per task in backward to w */
+#endif
+#define BLOCK (NV * V) /* maps per block */
+
+/* --- where things are ----------------------------------------------------------------------------------------- */
+
+#define run FN(cc_run)
+typedef struct { int64_t offset, length; } run;
+
+/* The rows of a reduction: where each stands relative to a pixel in the map it is gathered from, and in the weights. */
+#define row_list FN(cc_row_list)
+typedef struct {
+    int64_t count, runs;
+    int64_t *offset, *weight;
+    run *run_list;
+} row_list;
+
+/* A grid of pixels: their strides in the map that is read and in the map that is written. */
+#define pixel_grid FN(cc_pixel_grid)
+typedef struct {
+    int64_t images, size[3];
+    int64_t in_n, in[3], out_n, out[3], out_channel;
+} pixel_grid;
+
+static row_list FN(take_rows)(int64_t most, cc_arena *arena) {
+    return (row_list){0, 0, cc_take(arena, most * sizeof(int64_t)), cc_take(arena, most * sizeof(int64_t)),
+                      cc_take(arena, most * sizeof(run))};
+}
+
+static void FN(add_row)(row_list *rows, int64_t offset, int64_t weight) {
+    run *last = rows->run_list + rows->runs - 1;
+    if (rows->runs && last->offset + last->length == offset) last->length++;
+    else rows->run_list[rows->runs++] = (run){offset, 1};
+    rows->offset[rows->count] = offset;
+    rows->weight[rows->count++] = weight;
+}
+
+static int64_t FN(grid_pixels)(const pixel_grid *g) { return g->images * g->size[0] * g->size[1] * g->size[2]; }
+
+/* Offsets, in both maps, of `count` pixels from number `first` on. */
+static void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_t *in, int64_t *out) {
+    int64_t at[3], rest = first;
+    for (int a = 2; a >= 0; a--) {
+        at[a] = rest % g->size[a];
+        rest /= g->size[a];
+    }
+    for (int64_t i = 0; i < count; i++) {
+        in[i] = rest * g->in_n + at[0] * g->in[0] + at[1] * g->in[1] + at[2] * g->in[2];
+        out[i] = rest * g->out_n + at[0] * g->out[0] + at[1] * g->out[1] + at[2] * g->out[2];
+        if (++at[2] < g->size[2]) continue;
+        at[2] = 0;
+        if (++at[1] < g->size[1]) continue;
+        at[1] = 0;
+        if (++at[0] < g->size[0]) continue;
+        at[0] = 0;
+        rest++;
+    }
+}
+
+/* Weights as [block][row][lane]: lane j of block b is map b * BLOCK + j, whose weights stand `map_stride` apart. */
+static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int64_t maps, int64_t map_stride) {
+    PARALLEL_FOR
+    for (int64_t b = 0; b < cc_ceil_div(maps, BLOCK); b++) {
+        const int64_t lanes = MIN(BLOCK, maps - b * BLOCK);
+        for (int64_t r = 0; r < rows->count; r++) {
+            REAL *lane = to + (b * rows->count + r) * BLOCK;
+            const REAL *from = w + rows->weight[r] + b * BLOCK * map_stride;
+            for (int64_t j = 0; j < lanes; j++) lane[j] = from[j * map_stride];
+            for (int64_t j = lanes; j < BLOCK; j++) lane[j] = 0;
+        }
+    }
+}
+
+/* --- gather --------------------------------------------------------------------------------------------------- */
+
+INLINE void FN(gather_tile)(const row_list *rows, const REAL *const x[MR], const REAL *w, vec acc[MR][NV]) {
+    for (int64_t r = 0; r < rows->runs; r++) {
+        const REAL *from[MR];
+        UNROLL for (int m = 0; m < MR; m++) from[m] = x[m] + rows->run_list[r].offset;
+        for (int64_t i = 0; i < rows->run_list[r].length; i++, w += BLOCK) {
+            vec lanes[NV];
+            UNROLL for (int v = 0; v < NV; v++) lanes[v] = FN(load)(w + v * V);
+            UNROLL for (int m = 0; m < MR; m++) {
+                UNROLL for (int v = 0; v < NV; v++) acc[m][v] += lanes[v] * from[m][i];
+            }
+        }
+    }
+}
+
+static void FN(store_tile)(REAL *const y[MR], int64_t pixels, int64_t lanes, int64_t stride, vec acc[MR][NV]) {
+    for (int64_t m = 0; m < pixels; m++) {
+        if (stride == 1) {
+            for (int v = 0; v < NV && v * V < lanes; v++) FN(store_n)(y[m] + v * V, acc[m][v], lanes - v * V);
+        } else {
+            REAL lane[BLOCK];
+            for (int v = 0; v < NV; v++) FN(store)(lane + v * V, acc[m][v]);
+            for (int64_t j = 0; j < lanes; j++) y[m][j * stride] = lane[j];
+        }
+    }
+}
+
+/* y for every pixel of the grid and `maps` maps, from packed weights. */
+static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
+                       const REAL *bias, int64_t maps) {
+    const int64_t pixels = FN(grid_pixels)(g), blocks = cc_ceil_div(maps, BLOCK);
+    const int64_t pixel_tasks = cc_ceil_div(pixels, PIXELS), map_tasks = cc_ceil_div(blocks, MAP_BLOCKS);
+    PARALLEL_FOR
+    for (int64_t task = 0; task < pixel_tasks * map_tasks; task++) {
+        const int64_t first = task / map_tasks * PIXELS, first_block = task % map_tasks * MAP_BLOCKS;
+        const int64_t count = MIN(PIXELS, pixels - first), last_block = MIN(first_block + MAP_BLOCKS, blocks);
+        int64_t in[PIXELS], out[PIXELS];
+        FN(locate)(g, first, count, in, out);
+        for (int64_t b = first_block; b < last_block; b++) {
+            const int64_t k = b * BLOCK, lanes = MIN(BLOCK, maps - k);
+            REAL start[BLOCK] = {0};
+            if (bias) memcpy(start, bias + k, lanes * sizeof(REAL));
+            for (int64_t i = 0; i < count; i += MR) {
+                const int64_t full = MIN(MR, count - i);
+                const REAL *from[MR];
+                REAL *to[MR];
+                vec acc[MR][NV];
+                for (int m = 0; m < MR; m++) { /* a short tile computes its first pixel again, and drops it */
+                    from[m] = x + in[i + (m < full ? m : 0)];
+                    to[m] = y + out[i + (m < full ? m : 0)] + k * g->out_channel;
+                }
+                UNROLL for (int m = 0; m < MR; m++) {
+                    UNROLL for (int v = 0; v < NV; v++) acc[m][v] = FN(load)(start + v * V);
+                }
+                FN(gather_tile)(rows, from, weights + b * rows->count * BLOCK, acc);
+                FN(store_tile)(to, full, lanes, g->out_channel, acc);
+            }
+        }
+    }
+}
+
+/* --- scatter into weights --------------------------------------------------------------------------------------- */
+
+INLINE void FN(weight_tile)(const REAL *const x[MR], const REAL *dy, const int64_t *in, const int64_t *out,
+                            int64_t pixels, vec acc[MR][NV]) {
+    for (int64_t p = 0; p < pixels; p++) {
+        vec lanes[NV];
+        UNROLL for (int v = 0; v < NV; v++) lanes[v] = FN(load)(dy + out[p] + v * V);
+        UNROLL for (int m = 0; m < MR; m++) {
+            UNROLL for (int v = 0; v < NV; v++) acc[m][v] += lanes[v] * x[m][in[p]];
+        }
+    }
+}
+
+/* dw[row.weight + k * map_stride] = sum over pixels of x[in + row.offset] dy[out + k]. dy is channels last; blocks of
+ * maps that reach past the last one read a copy of the pixels' lanes, filled up with zeros. */
+static void FN(scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, const REAL *x, const REAL *dy,
+                                int64_t maps, int64_t map_stride) {
+    const int64_t pixels = FN(grid_pixels)(g), tiles = cc_ceil_div(rows->count, MR);
+    const int64_t row_tasks = cc_ceil_div(tiles, ROW_TILES), blocks = cc_ceil_div(maps, BLOCK);
+    PARALLEL_FOR
+    for (int64_t task = 0; task < row_tasks * blocks; task++) {
+        const int64_t k = task / row_tasks * BLOCK, lanes = MIN(BLOCK, maps - k);
+        const int64_t first = task % row_tasks * ROW_TILES, last = MIN(first + ROW_TILES, tiles);
+        vec sum[ROW_TILES][MR][NV];
+        memset(sum, 0, sizeof sum);
+        for (int64_t p = 0; p < pixels; p += PIXELS) {
+            const int64_t count = MIN(PIXELS, pixels - p);
+            int64_t in[PIXELS], out[PIXELS];
+            REAL copy[PIXELS * BLOCK];
+            FN(locate)(g, p, count, in, out);
+            const REAL *from = dy + k;
+            if (lanes < BLOCK) {
+                memset(copy, 0, sizeof copy);
+                for (int64_t i = 0; i < count; i++) {
+                    memcpy(copy + i * BLOCK, dy + out[i] + k, lanes * sizeof(REAL));
+                    out[i] = i * BLOCK;
+                }
+                from = copy;
+            }
+            for (int64_t t = first; t < last; t++) {
+                const REAL *row[MR];
+                vec acc[MR][NV];
+                for (int m = 0; m < MR; m++) row[m] = x + rows->offset[MIN(t * MR + m, rows->count - 1)];
+                memset(acc, 0, sizeof acc);
+                FN(weight_tile)(row, from, in, out, count, acc);
+                for (int m = 0; m < MR; m++)
+                    for (int v = 0; v < NV; v++) sum[t - first][m][v] += acc[m][v];
+            }
+        }
+        for (int64_t r = first * MR; r < MIN(last * MR, rows->count); r++) {
+            REAL lane[BLOCK];
+            for (int v = 0; v < NV; v++) FN(store)(lane + v * V, sum[r / MR - first][r % MR][v]);
+            for (int64_t j = 0; j < lanes; j++) dw[rows->weight[r] + (k + j) * map_stride] = lane[j];
+        }
+    }
+}
+
+/* db[k] = sum over pixels of dy, block by block so that rounding grows with the logarithm-like two-level sum. */
+static void FN(sum_maps)(const pixel_grid *g, REAL *db, const REAL *dy, int64_t maps) {
+    const int64_t pixels = FN(grid_pixels)(g);
+    PARALLEL_FOR
+    for (int64_t b = 0; b < cc_ceil_div(maps, V); b++) {
+        const int64_t lanes = MIN(V, maps - b * V);
+        vec sum = {0};
+        for (int64_t p = 0; p < pixels; p += PIXELS) {
+            int64_t in[PIXELS], out[PIXELS];
+            const int64_t count = MIN(PIXELS, pixels - p);
+            vec part = {0};
+            FN(locate)(g, p, count, in, out);
+            for (int64_t i = 0; i < count; i++) part += FN(load_n)(dy + out[i] + b * V, lanes);
+            sum += part;
+        }
+        FN(store_n)(db + b * V, sum, lanes);
+    }
+}
+
+/* --- the op ------------------------------------------------------------------------------------------------------ */
+
+/* Rows of the forward reduction, for one group: every tap and channel. */
+static void FN(forward_rows)(row_list *rows, const cc_window *w, const map_view *x, int64_t channels) {
+    const int64_t taps = w->kernel[0] * w->kernel[1] * w->kernel[2];
+    for (int64_t t = 0; t < taps; t++) {
+        const int64_t at[3] = {t / w->kernel[2] / w->kernel[1], t / w->kernel[2] % w->kernel[1], t % w->kernel[2]};
+        int64_t offset = 0;
+        for (int a = 0; a < 3; a++) offset += (at[a] * w->dilation[a] - w->begin[a]) * x->s[a];
+        for (int64_t c = 0; c < channels; c++) FN(add_row)(rows, offset + c, c * taps + t);
+    }
+}
+
+static void FN(padded_size)(const cc_window *w, int64_t padded[3]) {
+    for (int a = 0; a < 3; a++)
+        padded[a] = MAX(w->begin[a] + w->size[a] + w->end[a],
+                        w->stride[a] * (w->out[a] - 1) + w->dilation[a] * (w->kernel[a] - 1) + 1);
+}
+
+/* Pixels of y, read from x and written to (or, backward, read from) a map with y's strides. */
+static pixel_grid FN(forward_grid)(const cc_window *w, const map_view *x, const int64_t y_n, const int64_t y_s[3],
+                                   int64_t y_channel, int64_t images) {
+    pixel_grid g = {images, {w->out[0], w->out[1], w->out[2]}, x->n, {0}, y_n, {y_s[0], y_s[1], y_s[2]}, y_channel};
+    for (int a = 0; a < 3; a++) g.in[a] = w->stride[a] * x->s[a];
+    return g;
+}
+
+int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
+    const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
+    const int64_t taps = p->window.kernel[0] * p->window.kernel[1] * p->window.kernel[2], rows_most = taps * channels;
+    cc_arena arena = {scratch, 0};
+    int64_t padded[3];
+    FN(padded_size)(&p->window, padded);
+    row_list rows = FN(take_rows)(rows_most, &arena);
+    REAL *weights = cc_take(&arena, cc_round_up(maps, BLOCK) * rows_most * sizeof(REAL));
+    map_view from = FN(view)(x, p->window.begin, padded, &arena);
+    if (!scratch) return arena.used;
+
+    FN(forward_rows)(&rows, &p->window, &from, channels);
+    pixel_grid g = FN(forward_grid)(&p->window, &from, y->stride[0], y->stride + 2, y->stride[1], y->shape[0]);
+    for (int64_t group = 0; group < p->groups; group++) {
+        const int64_t k = group * maps;
+        FN(pack_weights)(weights, (const REAL *)w->data + k * rows_most, &rows, maps, rows_most);
+        FN(gather)(&g, &rows, (REAL *)y->data + k * y->stride[1], from.origin + group * channels, weights,
+                   b ? (const REAL *)b->data + k : NULL, maps);
+    }
+    return 0;
+}
+
+/* One axis of one phase of dx: pixels first, first + stride, ... take the taps in `tap`, tap i from dy at index
+ * `base[i]` for the first pixel, base[i] + 1 for the next. */
+#define phase FN(cc_phase)
+typedef struct { int64_t pixels, taps, *tap, *base; } phase;
+
+static void FN(fill_phase)(phase *f, const cc_window *w, int a, int64_t first) {
+    const int64_t s = w->stride[a];
+    f->pixels = (w->size[a] - 1 - first) / s + 1;
+    f->taps = 0;
+    for (int64_t t = w->kernel[a] - 1; t >= 0; t--) { /* backwards, so that bases ascend and rows join into runs */
+        const int64_t distance = first + w->begin[a] - t * w->dilation[a];
+        if (distance % s) continue;
+        f->tap[f->taps] = t;
+        f->base[f->taps++] = distance / s;
+    }
+}
+
+/* How far the phases reach out of dy: `low` elements before an axis, `padded` in all. */
+static void FN(phase_reach)(const cc_window *w, int a, int64_t *low, int64_t *padded) {
+    int64_t high = 0;
+    *low = 0;
+    for (int64_t first = 0; first < MIN(w->stride[a], w->size[a]); first++) {
+        const int64_t pixels = (w->size[a] - 1 - first) / w->stride[a] + 1;
+        for (int64_t t = 0; t < w->kernel[a]; t++) {
+            const int64_t distance = first + w->begin[a] - t * w->dilation[a];
+            if (distance % w->stride[a]) continue;
+            *low = MAX(*low, -distance / w->stride[a]);
+            high = MAX(high, distance / w->stride[a] + pixels - w->out[a]);
+        }
+    }
+    *padded = *low + w->out[a] + high;
+}
+
+static void FN(backward_data)(cc_out dx, const map_view *dy, cc_in w, const cc_conv *p, phase axis[3], row_list *rows,
+                              REAL *weights) {
+    const cc_window *win = &p->window;
+    const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
+    const int64_t taps = win->kernel[0] * win->kernel[1] * win->kernel[2];
+    int64_t phases[3];
+    for (int a = 0; a < 3; a++) phases[a] = MIN(win->stride[a], win->size[a]);
+    for (int64_t f = 0; f < phases[0] * phases[1] * phases[2]; f++) {
+        const int64_t first[3] = {f / phases[2] / phases[1], f / phases[2] % phases[1], f % phases[2]};
+        pixel_grid g = {dx->shape[0], {0}, dy->n, {dy->s[0], dy->s[1], dy->s[2]}, dx->stride[0], {0}, dx->stride[1]};
+        int64_t start = 0;
+        for (int a = 0; a < 3; a++) {
+            FN(fill_phase)(&axis[a], win, a, first[a]);
+            g.size[a] = axis[a].pixels;
+            g.out[a] = win->stride[a] * dx->stride[2 + a];
+            start += first[a] * dx->stride[2 + a];
+        }
+        rows->count = rows->runs = 0;
+        for (int64_t i = 0; i < axis[0].taps; i++)
+            for (int64_t j = 0; j < axis[1].taps; j++)
+                for (int64_t l = 0; l < axis[2].taps; l++) {
+                    const int64_t t = (axis[0].tap[i] * win->kernel[1] + axis[1].tap[j]) * win->kernel[2] + axis[2].tap[l];
+                    const int64_t offset =
+                        axis[0].base[i] * dy->s[0] + axis[1].base[j] * dy->s[1] + axis[2].base[l] * dy->s[2];
+                    for (int64_t k = 0; k < maps; k++) FN(add_row)(rows, offset + k, k * channels * taps + t);
+                }
+        for (int64_t group = 0; group < p->groups; group++) {
+            FN(pack_weights)(weights, (const REAL *)w->data + group * maps * channels * taps, rows, channels, taps);
+            FN(gather)(&g, rows, (REAL *)dx->data + start + group * channels * dx->stride[1],
+                       dy->origin + group * maps, weights, NULL, channels);
+        }
+    }
+}
+
+int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p,
+                          void *scratch) {
+    const cc_window *win = &p->window;
+    const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
+    const int64_t taps = win->kernel[0] * win->kernel[1] * win->kernel[2];
+    cc_arena arena = {scratch, 0};
+    int64_t low[3] = {0}, dy_padded[3] = {dy->shape[2], dy->shape[3], dy->shape[4]}, x_padded[3];
+    phase axis[3];
+    row_list rows = FN(take_rows)(taps * MAX(channels, maps), &arena);
+    REAL *weights = NULL;
+    if (cc_wanted(dx)) {
+        int64_t longest = MAX(MAX(win->kernel[0], win->kernel[1]), win->kernel[2]);
+        for (int a = 0; a < 3; a++) {
+            axis[a].tap = cc_take(&arena, longest * sizeof(int64_t));
+            axis[a].base = cc_take(&arena, longest * sizeof(int64_t));
+        }
+        weights = cc_take(&arena, cc_round_up(channels, BLOCK) * taps * maps * sizeof(REAL));
+        for (int a = 0; a < 3; a++) FN(phase_reach)(win, a, &low[a], &dy_padded[a]);
+    }
+    map_view above = FN(view)(dy, low, dy_padded, &arena), from = {0};
+    if (cc_wanted(dw)) {
+        FN(padded_size)(win, x_padded);
+        from = FN(view)(x, win->begin, x_padded, &arena);
+    }
+    if (!scratch) return arena.used;
+
+    if (cc_wanted(dx)) FN(backward_data)(dx, &above, w, p, axis, &rows, weights);
+    pixel_grid g = FN(forward_grid)(win, &from, above.n, above.s, 1, dy->shape[0]);
+    if (cc_wanted(dw)) {
+        rows.count = rows.runs = 0;
+        FN(forward_rows)(&rows, win, &from, channels);
+        for (int64_t group = 0; group < p->groups; group++)
+            FN(scatter_weights)(&g, &rows, (REAL *)dw->data + group * maps * channels * taps,
+                                from.origin + group * channels, above.origin + group * maps, maps, channels * taps);
+    }
+    if (cc_wanted(db)) FN(sum_maps)(&g, db->data, above.origin, w->shape[0]);
+    return 0;
+}
+#endif

@@ -1,0 +1,99 @@
+/* Every C prototype, once: cffi's cdef and the compiler read these same lines (csrc/build.py preprocesses them).
+ *
+ * A kernel exists in float (_f32) and double (_f64). Its arguments always stand in one order:
+ *
+ *     forward:   results (outputs, then what backward reads), array arguments, parameters, scratch
+ *     backward:  gradients of the differentiable arguments, dy, what forward saved, parameters, scratch
+ *
+ * so cnncore/backends/native.py needs no code per op. A NULL result or gradient is not computed; a NULL argument was
+ * left out. Called with scratch = NULL, a kernel that needs scratch returns the bytes it wants and does nothing else;
+ * any other call does the work and returns 0. Kernels trust their arguments: Python has checked them.
+ *
+ * Feature maps come in one of two layouts, the same for every map of a call: contiguous (N, C, D, H, W), or channels
+ * last (the same logical axes, the channel's stride 1). Both are dense. Parameters are contiguous. Axes that an array
+ * lacks are inserted behind the second one, with length 1: (N, C, W) arrives as (N, C, 1, 1, W).
+ */
+#ifndef CNNCORE_KERNELS_H
+#define CNNCORE_KERNELS_H
+#ifndef CNNCORE_CDEF
+#include <stdint.h>
+#endif
+
+typedef struct {
+    void *data;
+    int64_t shape[5], stride[5]; /* strides in elements */
+} cc_tensor;
+
+typedef const cc_tensor *cc_out; /* written */
+typedef const cc_tensor *cc_in;  /* read */
+
+/* ops/geometry.py's Window; axes that are missing have kernel, stride, dilation, size and out 1 */
+typedef struct {
+    int64_t kernel[3], stride[3], dilation[3], begin[3], end[3], size[3], out[3];
+} cc_window;
+
+typedef struct { cc_window window; int64_t groups; } cc_conv;
+typedef struct { cc_window window; } cc_max_pool;
+typedef struct { cc_window window; int64_t count_include_pad; } cc_avg_pool;
+typedef struct { double p; } cc_dropout;
+typedef struct { int64_t count; } cc_add;
+typedef struct { int64_t count, axis, rank; } cc_concat;
+typedef struct { double scale; } cc_softmax_cross_entropy;
+typedef struct { double lr, momentum, weight_decay; int64_t nesterov; } cc_sgd_step;
+typedef struct { double beta1, beta2, eps, weight_decay, rate, correction; } cc_adam_step;
+
+#define KERNEL(name, ...)                      \
+    int64_t name##_f32(__VA_ARGS__, void *scratch); \
+    int64_t name##_f64(__VA_ARGS__, void *scratch);
+
+/* conv_direct.c */
+KERNEL(conv_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
+KERNEL(conv_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p)
+
+/* pool.c */
+KERNEL(max_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_max_pool *p)
+KERNEL(max_pool_backward, cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p)
+KERNEL(avg_pool_forward, cc_out y, cc_in x, const cc_avg_pool *p)
+KERNEL(avg_pool_backward, cc_out dx, cc_in dy, const cc_avg_pool *p)
+
+/* pointwise.c; `xs` and `dxs` point at p->count tensors, a dx whose data is NULL is not computed */
+KERNEL(relu_forward, cc_out y, cc_in x, const void *p)
+KERNEL(relu_backward, cc_out dx, cc_in dy, cc_in y, const void *p)
+KERNEL(dropout_forward, cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dropout *p)
+KERNEL(dropout_backward, cc_out dx, cc_in dy, cc_in kept, const cc_dropout *p)
+KERNEL(add_forward, cc_out y, cc_in xs, const cc_add *p)
+KERNEL(add_backward, cc_out dxs, cc_in dy, const cc_add *p)
+KERNEL(concat_forward, cc_out y, cc_in xs, const cc_concat *p)
+KERNEL(concat_backward, cc_out dxs, cc_in dy, const cc_concat *p)
+
+/* dense.c */
+KERNEL(linear_forward, cc_out y, cc_in x, cc_in w, cc_in b, const void *p)
+KERNEL(linear_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const void *p)
+KERNEL(softmax_forward, cc_out y, cc_in x, const void *p)
+KERNEL(softmax_backward, cc_out dx, cc_in dy, cc_in y, const void *p)
+KERNEL(softmax_cross_entropy_forward, cc_out y, cc_out probabilities, cc_in logits, cc_in labels,
+       const cc_softmax_cross_entropy *p)
+KERNEL(softmax_cross_entropy_backward, cc_out dlogits, cc_in dy, cc_in probabilities, cc_in labels,
+       const cc_softmax_cross_entropy *p)
+
+/* steps.c; results may be the arguments themselves */
+KERNEL(sgd_step_forward, cc_out value_, cc_out velocity_, cc_in value, cc_in grad, cc_in velocity,
+       const cc_sgd_step *p)
+KERNEL(adam_step_forward, cc_out value_, cc_out mean_, cc_out square_, cc_in value, cc_in grad, cc_in mean,
+       cc_in square, const cc_adam_step *p)
+
+/* random.c: the uniforms that the key (seed, counter) stands for, cnncore/ops/random.py */
+void cc_uniform_f32(float *u, int64_t count, uint64_t seed, uint64_t counter);
+void cc_uniform_f64(double *u, int64_t count, uint64_t seed, uint64_t counter);
+
+/* runtime.c */
+void cc_set_threads(int threads);
+int cc_get_threads(void);
+int cc_cpu_supports(const char *isa); /* "baseline", "avx2", "avx512" */
+const char *cc_compiler(void);
+int cc_vector_bytes(void);
+double cc_peak_fma_f32(int64_t rounds); /* runs fused multiply-adds in registers on every thread; returns the FLOPs */
+double cc_peak_fma_f64(int64_t rounds);
+void cc_peak_copy(void *to, const void *from, int64_t bytes); /* streaming stores; multiples of 64 bytes, aligned */
+
+#endif

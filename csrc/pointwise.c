@@ -1,0 +1,106 @@
+/* Element by element: relu, dropout, add, concat. All maps of a call are dense in one layout, so layout does not matter:
+ * loops run over memory in order, in pieces that are small enough to share between threads and large enough to be worth
+ * it. Plain scalar loops; the compiler vectorises them. Memory traffic is the limit. */
+#include "twice.h"
+
+#ifdef REAL
+
+#ifndef POINTWISE_H
+#define POINTWISE_H
+#define PIECE 16384
+/* for every piece [i0, i1) of `count` elements, in parallel */
+#define PIECES(count)                                                                                               \
+    _Pragma("omp parallel for schedule(static) num_threads(cc_threads) if (cc_threads > 1 && (count) > PIECE)")     \
+    for (int64_t i0 = 0; i0 < (count); i0 += PIECE)                                                                 \
+        for (int64_t i1 = MIN(i0 + PIECE, (count)), once = 1; once; once = 0)
+#endif
+
+int64_t FN(relu_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
+    REAL *to = y->data;
+    const REAL *from = x->data;
+    const int64_t count = cc_count(x);
+    PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = from[i] <= 0 ? 0 : from[i];
+    return 0;
+}
+
+int64_t FN(relu_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scratch) {
+    REAL *to = dx->data;
+    const REAL *from = dy->data, *kept = y->data;
+    const int64_t count = cc_count(y);
+    PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = kept[i] <= 0 ? 0 : from[i];
+    return 0;
+}
+
+int64_t FN(dropout_forward)(cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dropout *p, void *scratch) {
+    REAL *to = y->data;
+    uint8_t *mask = kept->data;
+    const REAL *from = x->data, *draw = u->data, limit = (REAL)p->p, scale = (REAL)(1 / (1 - p->p));
+    const int64_t count = cc_count(x);
+    PIECES(count) for (int64_t i = i0; i < i1; i++) {
+        mask[i] = draw[i] >= limit;
+        to[i] = draw[i] >= limit ? from[i] * scale : 0;
+    }
+    return 0;
+}
+
+int64_t FN(dropout_backward)(cc_out dx, cc_in dy, cc_in kept, const cc_dropout *p, void *scratch) {
+    REAL *to = dx->data;
+    const uint8_t *mask = kept->data;
+    const REAL *from = dy->data, scale = (REAL)(1 / (1 - p->p));
+    const int64_t count = cc_count(dy);
+    PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = mask[i] ? from[i] * scale : 0;
+    return 0;
+}
+
+int64_t FN(add_forward)(cc_out y, cc_in xs, const cc_add *p, void *scratch) {
+    REAL *to = y->data;
+    const int64_t count = cc_count(y);
+    PIECES(count) {
+        memcpy(to + i0, (const REAL *)xs[0].data + i0, (i1 - i0) * sizeof(REAL));
+        for (int64_t k = 1; k < p->count; k++) {
+            const REAL *from = xs[k].data;
+            for (int64_t i = i0; i < i1; i++) to[i] += from[i];
+        }
+    }
+    return 0;
+}
+
+int64_t FN(add_backward)(cc_out dxs, cc_in dy, const cc_add *p, void *scratch) {
+    const int64_t count = cc_count(dy);
+    PIECES(count) for (int64_t k = 0; k < p->count; k++) {
+        if (cc_wanted(dxs + k))
+            memcpy((REAL *)dxs[k].data + i0, (const REAL *)dy->data + i0, (i1 - i0) * sizeof(REAL));
+    }
+    return 0;
+}
+
+/* Behind the axis in memory, every array holds the same `inner` elements; an array's share of one outer step is
+ * inner times its own length along the axis. */
+static void FN(concat)(cc_in whole, cc_in parts, const cc_concat *p, int split) {
+    const int64_t axis = p->axis < 2 ? p->axis : p->axis + 5 - p->rank;
+    const int64_t inner = whole->stride[axis], step = inner * whole->shape[axis];
+    const int64_t outer = step ? cc_count(whole) / step : 0;
+    PARALLEL_FOR
+    for (int64_t o0 = 0; o0 < outer; o0 += cc_ceil_div(PIECE, step)) {
+        for (int64_t o = o0; o < MIN(o0 + cc_ceil_div(PIECE, step), outer); o++) {
+            REAL *at = (REAL *)whole->data + o * step;
+            for (int64_t k = 0; k < p->count; k++) {
+                const int64_t length = inner * parts[k].shape[axis];
+                if (split && parts[k].data) memcpy((REAL *)parts[k].data + o * length, at, length * sizeof(REAL));
+                if (!split) memcpy(at, (const REAL *)parts[k].data + o * length, length * sizeof(REAL));
+                at += length;
+            }
+        }
+    }
+}
+
+int64_t FN(concat_forward)(cc_out y, cc_in xs, const cc_concat *p, void *scratch) {
+    FN(concat)(y, xs, p, 0);
+    return 0;
+}
+
+int64_t FN(concat_backward)(cc_out dxs, cc_in dy, const cc_concat *p, void *scratch) {
+    FN(concat)(dy, dxs, p, 1);
+    return 0;
+}
+#endif

@@ -1,0 +1,92 @@
+/* One vector type per instruction set and REAL, from GCC's and Clang's vector extensions: `vec` holds V numbers, `ivec`
+ * V integers of the same width (what comparisons give). The compiler flags choose the width; nothing else differs
+ * between instruction sets, so the AVX-512 source can be tested on any machine (CC_VECTOR_BYTES=64).
+ * Included once per REAL, so names carry a suffix: FN(name) is name_f32 or name_f64. */
+#include <math.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
+
+#ifndef CNNCORE_SIMD_H
+#define CNNCORE_SIMD_H
+
+#ifndef CC_VECTOR_BYTES
+#if defined(__AVX512F__)
+#define CC_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define CC_VECTOR_BYTES 32
+#else
+#define CC_VECTOR_BYTES 16
+#endif
+#endif
+
+#define CAT_(a, b) a##b
+#define CAT(a, b) CAT_(a, b)
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+extern int cc_threads; /* runtime.c */
+/* Loops are cut by shape, never by the number of threads, so results are the same for every number of threads. */
+#define PARALLEL_FOR _Pragma("omp parallel for schedule(dynamic, 1) num_threads(cc_threads) if (cc_threads > 1)")
+
+#define PARALLEL _Pragma("omp parallel num_threads(cc_threads) if (cc_threads > 1)")
+INLINE int cc_thread(void) { return omp_get_thread_num(); }
+
+INLINE int64_t cc_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; } /* a >= 0, b > 0 */
+INLINE int64_t cc_round_up(int64_t a, int64_t b) { return cc_ceil_div(a, b) * b; }
+INLINE int64_t cc_count(cc_in t) { return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3] * t->shape[4]; }
+INLINE int cc_wanted(cc_out t) { return t && t->data; }
+
+/* Scratch is one block, handed out in pieces of whole cache lines; with base NULL this only counts. */
+typedef struct { char *base; int64_t used; } cc_arena;
+INLINE void *cc_take(cc_arena *arena, int64_t bytes) {
+    void *piece = arena->base ? arena->base + arena->used : NULL;
+    arena->used += cc_round_up(bytes, 64);
+    return piece;
+}
+#endif
+
+#undef FN
+#undef vec
+#undef ivec
+#undef V
+#undef INT
+#if REAL_IS_FLOAT
+#define FN(name) CAT(name, _f32)
+#define INT int32_t
+#else
+#define FN(name) CAT(name, _f64)
+#define INT int64_t
+#endif
+#define vec FN(cc_vec)
+#define ivec FN(cc_ivec)
+#define V ((int64_t)(CC_VECTOR_BYTES / sizeof(REAL)))
+
+typedef REAL vec __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef INT ivec __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef REAL FN(cc_unaligned) __attribute__((vector_size(CC_VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+
+INLINE vec FN(load)(const REAL *p) { return *(const FN(cc_unaligned) *)p; }
+INLINE void FN(store)(REAL *p, vec v) { *(FN(cc_unaligned) *)p = v; }
+/* The first n lanes; the others read as 0 and are not written. */
+INLINE vec FN(load_n)(const REAL *p, int64_t n) {
+    if (n >= V) return FN(load)(p);
+    vec v = {0};
+    for (int64_t i = 0; i < n; i++) v[i] = p[i];
+    return v;
+}
+INLINE void FN(store_n)(REAL *p, vec v, int64_t n) {
+    if (n >= V) {
+        FN(store)(p, v);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) p[i] = v[i];
+}
+/* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
+INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
