@@ -1,0 +1,127 @@
+"""The CUDA backend: device arrays, and who launches what. Kernels: cnncore/ops/*_cuda.py. Numba is imported on use.
+
+NumPy arrays are copied to the device and results come back as NumPy arrays. Arrays made by `to_device` stay there, and
+so does everything computed from them, so that a network can live on the device: results are device arrays as soon as
+one argument (other than the randomness) is. Kernels take C-contiguous arrays; others are copied once, on entry.
+
+Without a GPU, NUMBA_ENABLE_CUDASIM=1 in the environment (before Numba is imported) gives NVIDIA's simulator.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+from .select import on_device, to_host
+
+# Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
+# Forward fills results; backward returns a new array, or None, for every array argument.
+FILES = ("conv_cuda", "pool_cuda", "pointwise_cuda", "dense_cuda", "steps_cuda")
+IN_PLACE = ("relu", "dropout", "sgd_step", "adam_step")  # their kernels may write where they read
+
+Arrays = tuple[Any, ...]
+
+
+def load_tables() -> dict[str, tuple[Callable[..., None], Callable[..., Arrays] | None]]:
+    """Every op's kernels. Imports Numba; raises BackendError where it is missing."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise BackendError("cuda: numba-cuda is not installed (pip install 'cnncore[cuda]')")
+    try:
+        modules = [importlib.import_module(f"cnncore.ops.{file}") for file in FILES]
+    except ImportError as error:
+        raise BackendError(f"cuda: Numba cannot be imported: {error}") from error
+    return {name: pair for module in modules for name, pair in module.TABLE.items()}
+
+
+def to_device(a: Any) -> Any:
+    """A copy of an array on the device; `.copy_to_host()` brings it back. Raises BackendError without a device."""
+    from .select import load
+
+    return load("cuda").to_device(a)
+
+
+class CudaBackend:
+    """See select.py for what a backend is. Raises BackendError where there is no Numba, and no GPU or simulator."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        self._table = load_tables()
+        from numba import cuda
+
+        if not (cuda.config.ENABLE_CUDASIM or cuda.is_available()):
+            raise BackendError("cuda: no GPU found (NUMBA_ENABLE_CUDASIM=1 in the environment gives the simulator)")
+        self._cuda = cuda
+
+    @property
+    def simulated(self) -> bool:
+        return bool(self._cuda.config.ENABLE_CUDASIM)
+
+    def missing(self, op: Any) -> str | None:
+        if op.name not in self._table:
+            return f"no kernels for {op.name!r}"
+        if op.backward is not None and self._table[op.name][1] is None:
+            return f"no backward kernel for {op.name!r}"
+        return None
+
+    def forward(self, op: Any, spec: Any, arrays: Arrays, dtype: Any, out: Any = None) -> Arrays:
+        stay = any(on_device(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if role != "random")
+        inputs = tuple(self._enter(a) for a in arrays)
+        targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
+        results = []
+        for target, (shape, kind) in zip(targets, spec.results.values(), strict=True):
+            ours = op.name in IN_PLACE and any(target is a for a in inputs)
+            results.append(target if ours else self._empty(shape, dtype if kind is None else kind))
+        self._table[op.name][0](spec.params, tuple(results), *inputs)
+        return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
+
+    def backward(self, op: Any, spec: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays) -> Arrays:
+        stay = any(on_device(a) for a in (dy, *saved))
+        compute = self._table[op.name][1]
+        if compute is None:  # run() never asks: such an op has no gradient
+            raise BackendError(f"{op.name}: no backward kernel")
+        grads = compute(spec.params, needs, self._enter(dy), *(self._enter(a) for a in saved))
+        return tuple(None if grad is None else self._leave(grad, stay, None) for grad in grads)
+
+    def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Any:
+        """A device array; `forward` does not take it for a sign that the network lives on the device."""
+        from ..ops.random_cuda import uniform
+
+        return uniform(key, shape, dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
+        return np.full(shape, value, dtype)
+
+    def to_device(self, a: Any) -> Any:
+        # Flattened and shaped anew, axes of size 0 and 1 get ordinary strides too, which Numba insists on.
+        host = to_host(a)
+        return self._cuda.to_device(np.ravel(host).reshape(host.shape))
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._cuda.device_array(tuple(shape), np.dtype(dtype))
+
+    def _enter(self, a: Any) -> Any:
+        """An argument as kernels take it: on the device, C-contiguous."""
+        if a is None:
+            return None
+        if on_device(a):
+            a = a if hasattr(a, "copy_to_host") else self._cuda.as_cuda_array(a)
+            return a if a.is_c_contiguous() else self.to_device(a)
+        return self.to_device(a)
+
+    def _leave(self, result: Any, stay: bool, target: Any) -> Any:
+        """A result where the caller wants it: in `target`, on the device, or as a NumPy array."""
+        if target is result:
+            return target
+        if target is None:
+            return result if stay else result.copy_to_host()
+        if on_device(target):
+            target.copy_to_device(result)
+        else:
+            target[...] = result.copy_to_host()
+        return target

@@ -1,0 +1,265 @@
+"""Convolution on the device. Definition: conv.py.
+
+Forward, dx and dw are one matrix product per group, out[i, j] = sum over l of A[i, l] B[l, j], in which A and B are
+read from the arrays through the window and never built (an "implicit GEMM"):
+
+              i (rows)       j (columns)            l (depth)             A[i, l]           B[l, j]
+    FORWARD   filter         image, output pos.     input map, tap        w[i, l]           x under the tap
+    INPUT     input map      image, input pos.      filter, tap           w[l's, i, tap]    dy that the tap reaches
+    WEIGHT    filter         input map, tap         image, output pos.    dy[l's, i, pos.]  x under the tap
+
+A block computes a tile of ROWS x COLUMNS results in steps of DEPTH: its threads fetch a slice of A and of B to shared
+memory, then each thread accumulates its EACH_ROW x EACH_COLUMN results in registers, DEPTH products for every fetch. A
+warp's 32 threads hold neighbouring columns, so they fetch and store neighbours in memory. What a column or a depth index
+means (image or map, and coordinates) is decoded once per block, or once per step by DEPTH of the threads.
+
+dw sums over all images and positions, a long depth with few results: it is cut into parts by shape alone, every part
+has its own blocks, and `fold` adds the parts in order. No atomics; results do not depend on scheduling.
+Weak spot: with one filter per group (depthwise) only one row of a tile is used.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from ..backends.kernel import (
+    SIMULATED, THREADS, Float1, Float2, Float3, Float5, Int, Real, Triple, device, empty, flat, kernel, view,
+)  # fmt: skip
+from .geometry_cuda import POINT, Walk, WalkArg, three, unravel, walk
+
+Arrays = tuple[Any, ...]
+
+# The tile. COLUMN_THREADS x ROW_THREADS threads, each with EACH_ROW x EACH_COLUMN results.
+COLUMN_THREADS, ROW_THREADS = (2, 2) if SIMULATED else (32, 8)
+EACH_ROW, EACH_COLUMN = (2, 8) if SIMULATED else (4, 4)
+ROWS, COLUMNS, DEPTH = ROW_THREADS * EACH_ROW, COLUMN_THREADS * EACH_COLUMN, 16 if SIMULATED else 8
+TILE_THREADS = COLUMN_THREADS * ROW_THREADS
+PART = 64 if SIMULATED else 4096  # depth of one part of dw
+MOST_PARTS = 64
+FORWARD, INPUT, WEIGHT = 0, 1, 2
+
+
+@device
+def accumulate(sums: Any, a: Any, b: Any, row: int, column: int, depth: int) -> None:
+    """One step of a thread: sums += a[:depth, its rows] x b[:depth, its columns]."""
+    for k in range(depth):
+        for i in range(EACH_ROW):
+            for j in range(EACH_COLUMN):
+                sums[i, j] += a[k, row + ROW_THREADS * i] * b[k, column + COLUMN_THREADS * j]
+
+
+@device
+def under(o: int, tap: int, stride: int, dilation: int, begin: int, size: int) -> int:
+    """Along one axis: the position that output o reads through a tap, or -1 for padding."""
+    at = o * stride - begin + tap * dilation
+    return at if 0 <= at < size else -1
+
+
+@device
+def reached(i: int, tap: int, stride: int, dilation: int, begin: int, out: int) -> int:
+    """Along one axis: the output that reads position i through a tap, or -1."""
+    at = i + begin - tap * dilation
+    return at // stride if at >= 0 and at % stride == 0 and at // stride < out else -1
+
+
+def _product(reading: int) -> Callable[..., None]:
+    """The kernel above for one of the three readings, a constant of the compiled code."""
+
+    def product(
+        out: Float3, a: Float3, b: Float5, bias: Float1, g: WalkArg, depth_shape: Triple, column_shape: Triple,
+        groups: Int, columns: Int, depth: Int, part_depth: Int,
+    ) -> None:  # fmt: skip
+        """out (parts or N, rows of all groups, columns of one part or image); a is w (K, C/groups, taps) or dy
+        (N, K, O); b is x or dy, of rank 5; bias (rows,) or empty."""
+        a_tile = cuda.shared.array((DEPTH, ROWS + 1), out.dtype)  # + 1: neighbouring k in different banks
+        b_tile = cuda.shared.array((DEPTH, COLUMNS), out.dtype)
+        column_at = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
+        depth_at = cuda.shared.array((5, DEPTH), np.int64)  # the same of every depth index, and its number
+        sums = cuda.local.array((EACH_ROW, EACH_COLUMN), out.dtype)
+        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+        me = ty * COLUMN_THREADS + tx
+
+        rows = out.shape[1] // groups
+        row_tiles, column_tiles = (rows + ROWS - 1) // ROWS, (columns + COLUMNS - 1) // COLUMNS
+        rest = cuda.blockIdx.x // column_tiles
+        row0, column0 = rest % row_tiles * ROWS, cuda.blockIdx.x % column_tiles * COLUMNS
+        rest = rest // row_tiles
+        group, part = rest % groups, rest // groups
+        maps = b.shape[1] // groups  # maps of b in a group
+        depth_size = depth_shape[0] * depth_shape[1] * depth_shape[2]
+        column_size = column_shape[0] * column_shape[1] * column_shape[2]
+
+        for i in range(EACH_ROW):
+            for j in range(EACH_COLUMN):
+                sums[i, j] = out.dtype.type(0)
+        for e in range(me, COLUMNS, TILE_THREADS):
+            j = min(column0 + e, columns - 1)
+            column_at[0, e] = j // column_size
+            column_at[1, e], column_at[2, e], column_at[3, e] = unravel(j % column_size, column_shape)
+
+        for start in range(part * part_depth, min((part + 1) * part_depth, depth), DEPTH):
+            steps = min(DEPTH, min((part + 1) * part_depth, depth) - start)
+            for e in range(me, steps, TILE_THREADS):
+                depth_at[0, e] = (start + e) // depth_size
+                depth_at[4, e] = (start + e) % depth_size
+                depth_at[1, e], depth_at[2, e], depth_at[3, e] = unravel((start + e) % depth_size, depth_shape)
+            cuda.syncthreads()  # the tables are written, and the tiles of the step before are used up
+            for e in range(me, ROWS * DEPTH, TILE_THREADS):
+                i, k = e // DEPTH, e % DEPTH  # neighbouring threads along the depth, as A lies in memory
+                value = out.dtype.type(0)
+                if k < steps and row0 + i < rows:
+                    first, number = depth_at[0, k], depth_at[4, k]
+                    if reading == FORWARD:
+                        value = a[group * rows + row0 + i, first, number]
+                    elif reading == INPUT:
+                        value = a[group * maps + first, row0 + i, number]
+                    else:
+                        value = a[first, group * rows + row0 + i, number]
+                a_tile[k, i] = value
+            for e in range(me, steps * COLUMNS, TILE_THREADS):
+                k, j = e // COLUMNS, e % COLUMNS
+                cd, ch, cw = column_at[1, j], column_at[2, j], column_at[3, j]
+                kd, kh, kw = depth_at[1, k], depth_at[2, k], depth_at[3, k]
+                image, channel = column_at[0, j], group * maps + depth_at[0, k]
+                if reading == FORWARD:
+                    d = under(cd, kd, g.stride[0], g.dilation[0], g.begin[0], g.size[0])
+                    h = under(ch, kh, g.stride[1], g.dilation[1], g.begin[1], g.size[1])
+                    w = under(cw, kw, g.stride[2], g.dilation[2], g.begin[2], g.size[2])
+                elif reading == INPUT:
+                    d = reached(cd, kd, g.stride[0], g.dilation[0], g.begin[0], g.out[0])
+                    h = reached(ch, kh, g.stride[1], g.dilation[1], g.begin[1], g.out[1])
+                    w = reached(cw, kw, g.stride[2], g.dilation[2], g.begin[2], g.out[2])
+                else:
+                    image, channel = depth_at[0, k], group * maps + column_at[0, j]
+                    d = under(kd, cd, g.stride[0], g.dilation[0], g.begin[0], g.size[0])
+                    h = under(kh, ch, g.stride[1], g.dilation[1], g.begin[1], g.size[1])
+                    w = under(kw, cw, g.stride[2], g.dilation[2], g.begin[2], g.size[2])
+                inside = d >= 0 and h >= 0 and w >= 0
+                b_tile[k, j] = b[image, channel, d, h, w] if inside else out.dtype.type(0)
+            cuda.syncthreads()
+            accumulate(sums, a_tile, b_tile, ty, tx, steps)
+
+        for i in range(EACH_ROW):
+            row = row0 + ty + ROW_THREADS * i
+            for j in range(EACH_COLUMN):
+                column = column0 + tx + COLUMN_THREADS * j
+                if row < rows and column < columns:
+                    value = sums[i, j]
+                    if bias.shape[0] > 0:
+                        value += bias[group * rows + row]
+                    out[part + column // out.shape[2], group * rows + row, column % out.shape[2]] = value
+
+    return product
+
+
+PRODUCTS = [kernel(_product(r), name) for r, name in enumerate(("conv_forward", "conv_input", "conv_weight"))]
+
+
+@kernel
+def fold(total: Float1, parts: Float2) -> None:
+    """Sum over the first axis, in order; a thread per result."""
+    for i in range(cuda.grid(1), total.shape[0], cuda.gridsize(1)):
+        value = total.dtype.type(0)
+        for part in range(parts.shape[0]):
+            value += parts[part, i]
+        total[i] = value
+
+
+@kernel
+def sum_maps(total: Float1, a: Float3, scale: Real) -> None:
+    """scale times the sum over the first and last axis: a block per map, a tree of sums in shared memory."""
+    partial = cuda.shared.array(THREADS, total.dtype)
+    me = cuda.threadIdx.x
+    for channel in range(cuda.blockIdx.x, a.shape[1], cuda.gridDim.x):
+        value = total.dtype.type(0)
+        for j in range(me, a.shape[0] * a.shape[2], THREADS):
+            value += a[j // a.shape[2], channel, j % a.shape[2]]
+        partial[me] = value
+        cuda.syncthreads()
+        half = THREADS // 2
+        while half > 0:
+            if me < half:
+                partial[me] += partial[me + half]
+            cuda.syncthreads()
+            half //= 2
+        if me == 0:
+            total[channel] = partial[0] * scale
+        cuda.syncthreads()  # before the next map overwrites partial[0]
+
+
+# --- on the host ---
+
+
+def _size(shape: tuple[int, int, int]) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def _launch(
+    reading: int, out: Any, a: Any, b: Any, bias: Any, g: Walk, groups: int,
+    depth_shape: tuple[int, int, int], column_shape: tuple[int, int, int], columns: int, depth: int, parts: int = 1,
+) -> None:  # fmt: skip
+    steps = -(-depth // (DEPTH * parts))
+    tiles = -(-columns // COLUMNS) * -(-(out.shape[1] // groups) // ROWS) * groups * parts
+    PRODUCTS[reading].blocks(
+        tiles, (COLUMN_THREADS, ROW_THREADS), out, a, b, empty((0,), out.dtype) if bias is None else bias, g,
+        depth_shape, column_shape, groups, columns, depth, steps * DEPTH,
+    )  # fmt: skip
+
+
+def _rank5(a: Any) -> Any:
+    return view(a, *a.shape[:2], *three(a.shape[2:], 1))
+
+
+def _rank3(a: Any) -> Any:
+    return view(a, *a.shape[:2], _size(three(a.shape[2:], 1)))
+
+
+def convolve(y: Any, x: Any, w: Any, b: Any, g: Walk, groups: int) -> None:
+    """y = x * w + b."""
+    columns, depth = x.shape[0] * _size(g.out), w.shape[1] * _size(g.kernel)
+    _launch(FORWARD, _rank3(y), _rank3(w), _rank5(x), b, g, groups, g.kernel, g.out, columns, depth)
+
+
+def input_gradient(dy: Any, w: Any, g: Walk, groups: int, shape: tuple[int, ...]) -> Any:
+    dx = empty(shape, dy.dtype)
+    columns, depth = shape[0] * _size(g.size), w.shape[0] // groups * _size(g.kernel)
+    _launch(INPUT, _rank3(dx), _rank3(w), _rank5(dy), None, g, groups, g.kernel, g.size, columns, depth)
+    return dx
+
+
+def weight_gradient(dy: Any, x: Any, g: Walk, groups: int, shape: tuple[int, ...]) -> Any:
+    columns, depth = shape[1] * _size(g.kernel), x.shape[0] * _size(g.out)
+    parts = max(1, min(MOST_PARTS, depth // PART))
+    dw = empty(shape, dy.dtype)
+    sums = empty((parts, shape[0], columns), dy.dtype) if parts > 1 else view(dw, 1, shape[0], columns)
+    _launch(WEIGHT, sums, _rank3(dy), _rank5(x), None, g, groups, g.out, g.kernel, columns, depth, parts)
+    if parts > 1:
+        fold.over(shape[0] * columns, flat(dw), view(sums, parts, shape[0] * columns))
+    return dw
+
+
+def bias_gradient(dy: Any) -> Any:
+    db = empty((dy.shape[1],), dy.dtype)
+    sum_maps.blocks(dy.shape[1], THREADS, db, _rank3(dy), 1.0)
+    return db
+
+
+def _forward(p: Any, out: Arrays, x: Any, w: Any, b: Any) -> None:
+    convolve(out[0], x, w, b, walk(p.window), p.groups)
+
+
+def gradients(g: Walk, groups: int, needs: tuple[bool, ...], dy: Any, x: Any, w: Any) -> Arrays:
+    return (
+        input_gradient(dy, w, g, groups, tuple(x.shape)) if needs[0] else None,
+        weight_gradient(dy, x, g, groups, tuple(w.shape)) if needs[1] else None,
+        bias_gradient(dy) if needs[2] else None,
+    )
+
+
+def _backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, w: Any) -> Arrays:
+    return gradients(walk(p.window), p.groups, needs, dy, x, w)
+
+
+TABLE = {"conv": (_forward, _backward)}

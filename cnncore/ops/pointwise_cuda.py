@@ -1,0 +1,141 @@
+"""relu, dropout, add and concat on the device. Definition: pointwise.py.
+
+Arrays are flat; thread i takes elements i, i + grid size, ..., so a warp reads and writes neighbours. `block_copy` is
+two-dimensional: threads run along a row of both arrays, and over rows.
+"""
+
+import math
+from typing import Any
+
+from numba import cuda
+
+from ..backends.kernel import Byte1, Float1, Float2, Int, Real, empty, flat, kernel, view
+
+Arrays = tuple[Any, ...]
+
+
+@kernel
+def relu_forward(y: Float1, x: Float1) -> None:
+    for i in range(cuda.grid(1), y.shape[0], cuda.gridsize(1)):
+        v = x[i]
+        y[i] = x.dtype.type(0) if v <= 0 else v  # so that NaN stays
+
+
+@kernel
+def relu_backward(dx: Float1, dy: Float1, y: Float1) -> None:
+    for i in range(cuda.grid(1), dx.shape[0], cuda.gridsize(1)):
+        dx[i] = dy.dtype.type(0) if y[i] <= 0 else dy[i]
+
+
+@kernel
+def dropout_forward(y: Float1, kept: Byte1, x: Float1, u: Float1, p: Real, scale: Real) -> None:
+    for i in range(cuda.grid(1), y.shape[0], cuda.gridsize(1)):
+        keep = u[i] >= p
+        kept[i] = 1 if keep else 0
+        y[i] = x[i] * scale if keep else x.dtype.type(0)
+
+
+@kernel
+def dropout_backward(dx: Float1, dy: Float1, kept: Byte1, scale: Real) -> None:
+    for i in range(cuda.grid(1), dx.shape[0], cuda.gridsize(1)):
+        dx[i] = dy[i] * scale if kept[i] else dy.dtype.type(0)
+
+
+@kernel
+def add_pair(y: Float1, a: Float1, b: Float1) -> None:
+    for i in range(cuda.grid(1), y.shape[0], cuda.gridsize(1)):
+        y[i] = a[i] + b[i]
+
+
+@kernel
+def block_copy(to: Float2, source: Float2, to_at: Int, source_at: Int, width: Int) -> None:
+    """`width` columns of every row, from one column on in one array to another one in the other."""
+    column, row0 = cuda.grid(2)
+    step, rows = cuda.gridsize(2)
+    for row in range(row0, to.shape[0], rows):
+        for j in range(column, width, step):
+            to[row, to_at + j] = source[row, source_at + j]
+
+
+# --- on the host ---
+
+
+def _relu_forward(p: Any, out: Arrays, x: Any) -> None:
+    y = flat(out[0])
+    relu_forward.over(y.shape[0], y, flat(x))
+
+
+def _relu_backward(p: Any, needs: tuple[bool, ...], dy: Any, y: Any) -> Arrays:
+    if not needs[0]:
+        return (None,)
+    dx = empty(dy.shape, dy.dtype)
+    into = flat(dx)
+    relu_backward.over(into.shape[0], into, flat(dy), flat(y))
+    return (dx,)
+
+
+def _dropout_forward(p: Any, out: Arrays, x: Any, u: Any) -> None:
+    y, kept = (flat(a) for a in out)
+    dropout_forward.over(y.shape[0], y, kept, flat(x), flat(u), p.p, 1 / (1 - p.p))
+
+
+def _dropout_backward(p: Any, needs: tuple[bool, ...], dy: Any, kept: Any) -> Arrays:
+    if not needs[0]:
+        return None, None
+    dx = empty(dy.shape, dy.dtype)
+    into = flat(dx)
+    dropout_backward.over(into.shape[0], into, flat(dy), flat(kept), 1 / (1 - p.p))
+    return dx, None
+
+
+def _copy(a: Any) -> Any:
+    fresh = empty(a.shape, a.dtype)
+    fresh.copy_to_device(a)
+    return fresh
+
+
+def _add_forward(p: Any, out: Arrays, *xs: Any) -> None:
+    if len(xs) == 1:
+        out[0].copy_to_device(xs[0])
+    y = flat(out[0])
+    left = xs[0]
+    for x in xs[1:]:
+        add_pair.over(y.shape[0], y, flat(left), flat(x))
+        left = y
+
+
+def _add_backward(p: Any, needs: tuple[bool, ...], dy: Any) -> Arrays:
+    return tuple(_copy(dy) if need else None for need in needs)
+
+
+def _rows(a: Any, axis: int) -> Any:
+    """The axes before `axis` as rows, all others as columns."""
+    return view(a, math.prod(a.shape[:axis]), math.prod(a.shape[axis:]))
+
+
+def _concat_forward(p: Any, out: Arrays, *xs: Any) -> None:
+    y, at = _rows(out[0], p.axis), 0
+    for x in xs:
+        part = _rows(x, p.axis)
+        block_copy.plane(part.shape[1], part.shape[0], y, part, at, 0, part.shape[1])
+        at += part.shape[1]
+
+
+def _concat_backward(p: Any, needs: tuple[bool, ...], dy: Any) -> Arrays:
+    source, at, grads = _rows(dy, p.axis), 0, []
+    for size, need in zip(p.sizes, needs, strict=True):
+        dx = empty((*dy.shape[: p.axis], size, *dy.shape[p.axis + 1 :]), dy.dtype)
+        part = _rows(dx, p.axis)
+        if need:
+            block_copy.plane(part.shape[1], part.shape[0], part, source, 0, at, part.shape[1])
+        at += part.shape[1]
+        grads.append(dx if need else None)
+    return tuple(grads)
+
+
+TABLE = {
+    "relu": (_relu_forward, _relu_backward),
+    "dropout": (_dropout_forward, _dropout_backward),
+    "add": (_add_forward, _add_backward),
+    "concat": (_concat_forward, _concat_backward),
+}
