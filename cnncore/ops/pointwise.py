@@ -46,8 +46,10 @@ def relu_domain(draw: domain.Draw) -> Case:
 
 
 relu = register(
-    Op("relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free),
-)
+    Op(
+        "relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free, signs=("y",),
+    )
+)  # fmt: skip
 
 # --- dropout ---
 
