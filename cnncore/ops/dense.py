@@ -82,7 +82,7 @@ def softmax_rule(x: Any) -> Spec:
 
 
 def softmax_forward(p: Any, x: np.ndarray) -> Arrays:
-    with np.errstate(invalid="ignore"):  # Inf - Inf: the NaN is the documented answer
+    with np.errstate(invalid="ignore", over="ignore"):  # Inf - Inf: the NaN is the documented answer
         e = np.exp(x - x.max(axis=1, keepdims=True))
     return (e / e.sum(axis=1, keepdims=True),)
 
@@ -118,7 +118,7 @@ def softmax_cross_entropy_rule(logits: Any, labels: Any, *, reduction: str = "me
     n, k = logits.shape
     if tuple(labels.shape) != (n,):
         raise ShapeError(f"softmax_cross_entropy: labels must have shape ({n},), got {tuple(labels.shape)}")
-    if reduction not in ("mean", "sum"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
         raise CnncoreError(f"softmax_cross_entropy: reduction must be 'mean' or 'sum', got {reduction!r}")
     if n:
         found = select.to_host(labels)
@@ -133,7 +133,7 @@ def softmax_cross_entropy_rule(logits: Any, labels: Any, *, reduction: str = "me
 
 
 def softmax_cross_entropy_forward(p: Any, logits: np.ndarray, labels: np.ndarray) -> Arrays:
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         shifted = logits - logits.max(axis=1, keepdims=True)
         e = np.exp(shifted)
     total = e.sum(axis=1, keepdims=True)

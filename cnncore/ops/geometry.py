@@ -103,7 +103,7 @@ def flag(op: str, name: str, value: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim > 0 or isinstance(value, list | tuple)
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:

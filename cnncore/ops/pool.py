@@ -85,6 +85,9 @@ def variant(
         unknown = set(attributes) - set(own)
         if unknown:
             raise TypeError(f"{name}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        for attribute, default in own.items():
+            if isinstance(default, bool):
+                attributes[attribute] = geometry.flag(name, attribute, attributes.get(attribute, default))
         window = _resolve(name, x, kernel, kernel if stride is None else stride, padding, dilation, ceil_mode)
         shape = (*x.shape[:2], *window.out)
         results = {"y": (shape, None), **{extra: (shape, kind) for extra, kind in kept.items()}}

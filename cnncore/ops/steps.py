@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..errors import CnncoreError, ShapeError
-from . import domain
+from . import domain, geometry
 from .op import PARAM, Arrays, Case, Op, Spec, flops_free, register
 
 
@@ -23,9 +24,10 @@ def _same_shapes(op: str, **arrays: Any) -> tuple[int, ...]:
 
 def _at_least(op: str, low: float, below: float = math.inf, **values: Any) -> None:
     for name, value in values.items():
-        if not low <= value < below:
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not number or not low <= value < below or value > sys.float_info.max:
             limit = f" and below {below}" if below < math.inf else ""
-            raise CnncoreError(f"{op}: {name} must be finite, at least {low}{limit}, got {value!r}")
+            raise CnncoreError(f"{op}: {name} must be a finite number, at least {low}{limit}, got {value!r}")
 
 
 def _state(draw: domain.Draw, count: int) -> tuple[np.ndarray, ...]:
@@ -48,7 +50,10 @@ def sgd_step_rule(
     _at_least("sgd_step", 0, lr=lr, momentum=momentum, weight_decay=weight_decay)
     shape = _same_shapes("sgd_step", value=value, grad=grad, velocity=velocity)
     params = SimpleNamespace(
-        lr=float(lr), momentum=float(momentum), weight_decay=float(weight_decay), nesterov=bool(nesterov)
+        lr=float(lr),
+        momentum=float(momentum),
+        weight_decay=float(weight_decay),
+        nesterov=geometry.flag("sgd_step", "nesterov", nesterov),
     )
     return Spec(params, {"value": (shape, None), "velocity": (shape, None)})
 
@@ -86,7 +91,7 @@ def adam_step_rule(
     """
     _at_least("adam_step", 0, lr=lr, eps=eps, weight_decay=weight_decay)
     _at_least("adam_step", 0, 1, beta1=beta1, beta2=beta2)
-    _at_least("adam_step", 1, step=step)
+    step = geometry.integer("adam_step", "step", step, 1)
     shape = _same_shapes("adam_step", value=value, grad=grad, mean=mean, square=square)
     params = SimpleNamespace(
         beta1=float(beta1), beta2=float(beta2), eps=float(eps), weight_decay=float(weight_decay),
