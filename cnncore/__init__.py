@@ -1,6 +1,6 @@
 """cnncore: convolutional networks with every gradient written by hand. See README.md."""
 
-from . import layers, models, ops
+from . import data, layers, models, ops
 from .backends.select import use_backend
 from .errors import BackendError, CnncoreError, DTypeError, FormatError, ShapeError
 from .layers import Branches, Sequential
@@ -14,6 +14,7 @@ __all__ = [
     "FormatError",
     "Sequential",
     "ShapeError",
+    "data",
     "layers",
     "models",
     "ops",

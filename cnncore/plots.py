@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .checkpoint import write_atomically
 from .errors import CnncoreError, ShapeError
 
 
@@ -28,21 +30,31 @@ def figure(width: float, height: float) -> Any:
     return Figure((width, height), layout="constrained")
 
 
+def save(drawing: Any, path: str | Path) -> None:
+    """Write a drawing as a PNG, whole or not at all."""
+    picture = io.BytesIO()
+    drawing.savefig(picture, dpi=120, format="png")
+    write_atomically(path, picture.getvalue())
+
+
 def learning_curve(path: str | Path, train: Sequence[float], test: Sequence[float]) -> None:
-    """Save the training and test errors (in percent, one a epoch) as a picture; the error's axis is logarithmic."""
+    """Save the training and test errors (in percent, one an epoch) as a PNG; the error's axis is logarithmic."""
     drawing = figure(5, 3.2)
     axes = drawing.subplots()
     epochs = np.arange(1, len(test) + 1)
     for errors, name, style in ((train, "training, with shifts and dropout", "--"), (test, "test", "-")):
         axes.plot(epochs, np.maximum(errors, 1e-2), style, marker="o", markersize=3, label=name)
     axes.set(xlabel="epoch", ylabel="errors, %", yscale="log", title=f"last epoch: {100 - test[-1]:.2f} % right")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for labels in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        labels("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    drawing.savefig(path, dpi=120)
+    save(drawing, path)
 
 
 def filters(path: str | Path, weight: np.ndarray) -> None:
-    """Save the filters (K, 1 or 3, h, w) of a first layer as a picture of K tiles.
+    """Save the filters (K, 1 or 3, h, w) of a first layer as a PNG of K tiles.
 
     One-channel filters share one scale, blue below zero and red above; three channels are red, green and blue.
     Raises ShapeError for other shapes.
@@ -61,4 +73,4 @@ def filters(path: str | Path, weight: np.ndarray) -> None:
             axes.imshow(weight[i, 0], cmap="RdBu_r", vmin=-most, vmax=most)
         else:
             axes.imshow((np.moveaxis(weight[i], 0, -1) / most + 1) / 2)
-    drawing.savefig(path, dpi=120)
+    save(drawing, path)

@@ -16,9 +16,9 @@ import numpy as np
 from ..errors import CnncoreError
 from ..ops.op import MAP, Arrays, Context, Cost, run
 from .measure import Peaks, Time, peaks, timed
-from .problems import Problem, first_samples, problems
+from .problems import Problem, first_samples, problems_of
 
-__all__ = ["FORMATS", "Peaks", "Problem", "Row", "bench", "peaks", "problems"]
+__all__ = ["FORMATS", "Peaks", "Problem", "Row", "peaks", "problems_of", "rows"]
 
 FORMATS = ("contiguous", "channels_last")
 TOLERANCE = 1e-4  # of the largest value: beyond any rounding of float32 sums of these lengths
@@ -41,7 +41,7 @@ class Row:
     percent: float
 
 
-def bench(
+def rows(
     chosen: Sequence[Problem], backend: str, peak: Peaks, seconds: float, formats: Sequence[str] = FORMATS
 ) -> Iterator[Row]:
     """Check and time the problems, one row for each format and direction. Raises CnncoreError where a check fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import select
+from ..backends import native, select
 
 COPY_BYTES = 128 << 20  # far beyond any cache
 MATRIX = 1024
+ROUNDS = 1 << 18  # a few milliseconds
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,27 @@ def timed(call: Callable[[], Any], seconds: float) -> Time:
 
 def peaks(seconds: float = 0.3) -> Peaks:
     """Measure this machine; takes about three times `seconds`."""
-    source, target = np.ones(COPY_BYTES, np.uint8), np.ones(COPY_BYTES, np.uint8)  # all pages there
     if select.why_not("c") is None:
-        c = select.load("c")
-        rounds = 1 << 20
-        flops = c.peak_fma(rounds)
-        fma = timed(lambda: c.peak_fma(rounds), seconds).best
-        copy = timed(lambda: c.peak_copy(target, source), seconds).best
-        return Peaks(flops / fma / 1e9, 2 * COPY_BYTES / copy / 1e9, "c")
+        return _peaks_in_c(seconds)
+    source, target = _block(), _block()
     a = np.ones((MATRIX, MATRIX), np.float32)
-    fma = timed(lambda: a @ a, seconds).best
+    product = timed(lambda: a @ a, seconds).best
     copy = timed(lambda: np.copyto(target, source), seconds).best
-    return Peaks(2 * MATRIX**3 / fma / 1e9, 2 * COPY_BYTES / copy / 1e9, "numpy")
+    return Peaks(2 * MATRIX**3 / product / 1e9, 2 * COPY_BYTES / copy / 1e9, "numpy")
+
+
+def _peaks_in_c(seconds: float) -> Peaks:
+    """With the loops of csrc/runtime.c, in the instruction set and on the threads that the kernels use."""
+    module = importlib.import_module(f"cnncore._native_{native.current_isa()}")
+    source, target = module.ffi.from_buffer(_block()), module.ffi.from_buffer(_block())
+    flops = module.lib.cc_peak_fma_f32(ROUNDS)
+    fma = timed(lambda: module.lib.cc_peak_fma_f32(ROUNDS), seconds).best
+    copy = timed(lambda: module.lib.cc_peak_copy(target, source, COPY_BYTES), seconds).best
+    return Peaks(flops / fma / 1e9, 2 * COPY_BYTES / copy / 1e9, "c")
+
+
+def _block() -> np.ndarray:
+    """COPY_BYTES bytes, written once so that every page is there, and aligned to a cache line for streaming stores."""
+    raw = np.ones(COPY_BYTES + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + COPY_BYTES]

@@ -73,7 +73,7 @@ ATTRS: dict[str, dict[str, Any]] = {
 }
 
 
-def problems(op: Op) -> list[Problem]:
+def problems_of(op: Op) -> list[Problem]:
     """The problems of one op. One that takes windows and nothing else gets 2x2/2 and 3x3/2, without an entry here."""
     if op.name == "conv":
         return [layer for path in sorted((Path(__file__).parent / "layers").glob("*.txt")) for layer in layers(path)]

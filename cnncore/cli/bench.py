@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..bench import FORMATS, Peaks, Problem, Row, bench, peaks, problems
+from .. import bench
+from ..bench import FORMATS, Peaks, Problem, Row
 from ..errors import CnncoreError
 from ..ops.op import registry
-from .common import add_command, available, print_json, print_table, progress
+from ..progress import Progress
+from .common import add_command, chosen_backend, print_json, print_table
 
 COLUMNS = ["op", "problem", "backend", "format", "direction", "ms", "median", "rate", "of limit"]
 
@@ -30,10 +32,11 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    chosen = [p for name in args.ops or registry for p in problems(registry[name]) if args.only in p.name]
+    chosen = [p for name in args.ops or registry for p in bench.problems_of(registry[name]) if args.only in p.name]
     if not chosen:
         raise CnncoreError(f"bench: no problem of {', '.join(args.ops) or 'any op'} has {args.only!r} in its name")
-    peak, rows = measure(chosen, args.backend, args.seconds, [args.format] if args.format else FORMATS)
+    formats = [args.format] if args.format else FORMATS
+    peak, rows = measure(chosen, args.backend, args.seconds, formats, quiet=args.json)
     if args.json:
         print_json({"peaks": asdict(peak), "rows": [asdict(row) for row in rows]})
     else:
@@ -42,17 +45,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    chosen: list[Problem], backend: str | None, seconds: float, formats: Iterable[str]
+    chosen: Sequence[Problem], backend: str | None, seconds: float, formats: Sequence[str], quiet: bool
 ) -> tuple[Peaks, list[Row]]:
     """The machine's peaks, and the rows of all problems."""
-    backend = backend or ("c" if "c" in available() else "numpy")
     rows: list[Row] = []
-    with progress(len(chosen) + 1) as step:
-        step("this machine's peaks")
-        peak = peaks()
+    with Progress(1 + len(chosen), quiet=quiet) as bar:
+        bar.advance(0, "this machine's peaks")
+        peak = bench.peaks()
         for problem in chosen:
-            step(f"{problem.op.name} {problem.name}")
-            rows += bench([problem], backend, peak, seconds, list(formats))
+            bar.advance(1, f"{problem.op.name} {problem.name}")
+            rows += bench.rows([problem], backend or chosen_backend(), peak, seconds, formats)
     return peak, rows
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, tables, progress."""
+"""What the commands share: options, tables, who computes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from ..backends import select
+from ..errors import CnncoreError
+from ..ops import relu
 
 
 def add_command(
@@ -42,51 +45,36 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> None:
     """A table on stdout; the first `left` columns are aligned left. Drawn by rich where it is installed."""
     cells = [[str(cell) for cell in row] for row in rows]
+    print(f"\n{title}")
     if importlib.util.find_spec("rich"):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left")
+        table = Table()
         for i, column in enumerate(columns):
-            table.add_column(column, justify="left" if i < left else "right")
+            table.add_column(column, justify="left" if i < left else "right", no_wrap=True)
         for row in cells:
             table.add_row(*map(Text, row))
-        # Into a file or a pipe, a table keeps its columns, however many they are.
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        Console(width=console_width()).print(table)
         return
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
-    print(title)
     for row in [list(columns), *cells]:
         aligned = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         print("  ".join(aligned).rstrip())
 
 
-class Step(Protocol):
-    def __call__(self, text: str) -> None:
-        """Say what is done next; everything said before is done."""
+def console_width() -> int | None:
+    """None, the terminal's own width; in a file or a pipe a table keeps all its columns."""
+    return None if sys.stdout.isatty() else 200
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Step]:
-    """A bar on stderr over `total` steps, gone when done: `with progress(3) as step: step("first"); ...`.
+def chosen_backend() -> str:
+    """Who computes when nobody is asked for by name."""
+    return relu(np.zeros(1, np.float32))[1].backend
 
-    Nothing is drawn where stderr is no terminal, or rich is not installed.
-    """
-    if not (sys.stderr.isatty() and importlib.util.find_spec("rich")):
-        yield lambda text: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        started = False
-
-        def step(text: str) -> None:
-            nonlocal started
-            bar.update(task, description=text, advance=1 if started else 0)
-            started = True
-
-        yield step
+def require(module: str, extra: str) -> None:
+    """Raise CnncoreError, saying how to get it, where a library is missing that is needed only much later."""
+    if not importlib.util.find_spec(module):
+        raise CnncoreError(f"{module} is not installed: pip install 'cnncore[{extra}]'")

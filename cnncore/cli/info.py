@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         print_json(found)
         return 0
     for name in ("version", "python", "numpy", "system", "cpu", "cores"):
-        print(f"{name:9}{found[name]}")
+        print(f"{name:16}{found[name]}")
     for name, state in found["backends"].items():
-        print(f"{name:9}{state}")
+        print(f"{name:16}{state}")
     for name, value in (found["native"] or {}).items():
-        print(f"c {name:9}{', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+        print(f"c {name:14}{', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
     backends = available()
     rows = [[name, *(cells[b] for b in backends)] for name, cells in found["ops"].items()]
     print_table("ops", ["op", *backends], rows, left=1 + len(backends))

@@ -1,0 +1,155 @@
+"""`cnncore train`: a model on the embedded digits or on full MNIST, with everything about the run saved."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__, data, models, plots
+from ..backends.select import to_host, use_backend
+from ..checkpoint import write_atomically
+from ..data.mnist import CLASSES, Digits
+from ..layers.base import Layer
+from ..ops.geometry import integer
+from ..optim import SGD, Adam, CosineLR, Optimizer
+from ..train import Trainer, predict
+from .common import add_command, chosen_backend, print_json, print_table, require
+
+RATES = {"sgd": 0.05, "adam": 0.001}
+
+
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        "Train a model on handwritten digits; save checkpoint, metrics and pictures.",
+        "cnncore train lenet --pool avg --epochs 4 --seed 1",
+        backend="who computes (by default the fastest that is available)",
+    )
+    parser.add_argument("model", metavar="MODEL", choices=models.__all__, help=f"one of: {', '.join(models.__all__)}")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The settings of a training run."""
+
+    def add(flag: str, default: Any, text: str, **more: Any) -> None:
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(flag, default=default, help=text + shown, **more)
+
+    add("--epochs", 8, "passes over the training images", type=int)
+    add("--batch-size", 64, "images in a step", type=int)
+    add("--seed", 0, "of initial weights, order, shifts and dropout", type=int)
+    add("--optimizer", "sgd", "SGD with momentum 0.9, or Adam", choices=sorted(RATES))
+    add("--lr", None, "first learning rate, to fall along a cosine (default: 0.05 sgd, 0.001 adam)", type=float)
+    add("--weight-decay", 5e-4, "of weights, not of biases", type=float)
+    add("--pool", "max", "pooling of the model")
+    add("--dropout", 0.5, "share of hidden units dropped", type=float)
+    add("--shift", 2, "training images are shifted by up to this many pixels", type=int)
+    add("--images", None, "train on the first so many images only", type=int, metavar="N")
+    add("--data", None, "folder with full MNIST's four files instead of the embedded 10,000 digits", metavar="DIR")
+    add("--run-dir", None, "where to save (default: runs/ and the model's name)", metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --run-dir, if there is one")
+
+
+def run(args: argparse.Namespace) -> int:
+    run_dir = Path(args.run_dir or f"runs/{args.model}")
+    metrics = train(args, run_dir)
+    if args.json:
+        print_json(metrics)
+    else:
+        print_result(metrics, run_dir)
+    return 0
+
+
+def train(args: argparse.Namespace, run_dir: Path) -> dict[str, Any]:
+    """Train as the options say, save everything in run_dir, and return what metrics.json holds."""
+    require("safetensors", "train")
+    with use_backend(args.backend) if args.backend else contextlib.nullcontext():
+        (x, y), test = data.mnist(args.data) if args.data else data.mnist10k()
+        count = len(x) if args.images is None else integer("train", "images", args.images, 1)
+        train_set = x[:count], y[:count]
+        net = getattr(models, args.model)(pool=args.pool, dropout=args.dropout, seed=args.seed)
+        trainer = Trainer(
+            net, optimizer(net, args), CosineLR(max(args.epochs, 1)), seed=args.seed, run_dir=run_dir, quiet=args.json
+        )
+        trainer.fit(
+            train_set, test, epochs=args.epochs, batch_size=args.batch_size, augment=data.shift(args.shift),
+            resume=args.resume,
+        )  # fmt: skip
+        confusion = confusion_table(net, test)
+        metrics = {
+            "test_accuracy": float(np.trace(confusion) / max(confusion.sum(), 1)),
+            "seconds": sum(epoch["seconds"] for epoch in trainer.history),
+            "settings": settings(args, trainer, len(train_set[0])),
+            "history": trainer.history,
+            "confusion": confusion.tolist(),
+            "pictures": draw(run_dir, net, trainer.history),
+        }
+    write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2).encode())
+    return metrics
+
+
+def optimizer(net: Layer, args: argparse.Namespace) -> Optimizer:
+    rate = RATES[args.optimizer] if args.lr is None else args.lr
+    decay: Mapping[str | type[Layer], float] = {"*.bias": 0.0, "*": args.weight_decay}
+    if args.optimizer == "adam":
+        return Adam(net, lr=rate, weight_decay=decay)
+    return SGD(net, lr=rate, momentum=0.9, weight_decay=decay)
+
+
+def settings(args: argparse.Namespace, trainer: Trainer, images: int) -> dict[str, Any]:
+    """Everything that decided the outcome."""
+    chosen = {key: value for key, value in vars(args).items() if key not in ("command", "json", "debug", "quick")}
+    return {
+        **chosen,
+        "images": images,
+        "lr": trainer.optimizer.lr,
+        "schedule": repr(trainer.schedule),
+        "backend": chosen_backend(),
+        "version": __version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def confusion_table(net: Layer, test: Digits) -> np.ndarray:
+    """counts[true, said] over the test images."""
+    said = predict(net, test[0]).argmax(axis=1)
+    counts = np.zeros((CLASSES, CLASSES), np.int64)
+    np.add.at(counts, (test[1], said), 1)
+    return counts
+
+
+def draw(run_dir: Path, net: Layer, history: list[dict[str, Any]]) -> list[str]:
+    """Save the pictures of a run and return their names: none where matplotlib is missing."""
+    if plots.missing() or not history:
+        return []
+    errors = [[100 * (1 - epoch[part]) for epoch in history] for part in ("train_accuracy", "test_accuracy")]
+    plots.learning_curve(run_dir / "learning_curve.png", *errors)
+    first = next(p.value for p in net.parameters().values() if p.value.ndim == 4)
+    plots.filters(run_dir / "filters.png", to_host(first))
+    return ["learning_curve.png", "filters.png"]
+
+
+def print_result(metrics: dict[str, Any], run_dir: Path) -> None:
+    """Accuracy, who was taken for whom, and what was saved."""
+    confusion = np.array(metrics["confusion"])
+    rows = [
+        [f"{digit}", *(str(n) if n else "·" for n in line), f"{100 * line[digit] / max(line.sum(), 1):.1f} %"]
+        for digit, line in enumerate(confusion)
+    ]
+    print_table("test digits (rows) and what they were taken for", ["", *map(str, range(CLASSES)), "right"], rows)
+    right, count = int(np.trace(confusion)), int(confusion.sum())
+    print(f"test accuracy {metrics['test_accuracy']:.2%} ({right} of {count}), {metrics['seconds']:.1f} s of training")
+    print(f"saved in {run_dir}: {', '.join(['checkpoint.safetensors', 'metrics.json', *metrics['pictures']])}")
+    reason = plots.missing()
+    if reason:
+        print(reason)
