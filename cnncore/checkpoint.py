@@ -83,7 +83,8 @@ def number(path: str | Path, name: str, value: Any, kind: type) -> Any:
     """A number of a record, from 0 to below 2^63 and an int where `kind` is int, or a FormatError."""
     right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if not right or not 0 <= value < 2**63:
-        raise FormatError(f"{path}: {name} must be a {kind.__name__} from 0 to below 2^63, got {value!r}")
+        what = "an integer" if kind is int else "a number"
+        raise FormatError(f"{path}: {name} must be {what} from 0 to below 2^63, got {value!r}")
     return value
 
 

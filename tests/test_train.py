@@ -1,0 +1,361 @@
+"""The loader, the Trainer, and resuming: bit for bit, after SIGKILL too."""
+
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnncore as cc
+from cnncore import checkpoint
+from cnncore import layers as ly
+from cnncore.loader import batches, order
+from cnncore.optim import SGD, Adam, CosineLR, StepLR
+from cnncore.train import Trainer, accuracy, evaluating, predict
+
+X = np.arange(46, dtype=np.float32).reshape(23, 2)
+Y = np.arange(23)
+
+
+def loader_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("cnncore-loader")]
+
+
+# --- the loader ---
+
+
+def test_every_sample_comes_once_with_its_label():
+    found = list(batches(X, Y, 5, seed=1, epoch=0))
+    assert [len(x) for x, _ in found] == [5, 5, 5, 5, 3]
+    x, y = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    assert sorted(y) == list(Y)
+    np.testing.assert_array_equal(x, X[y])
+    assert not loader_threads()
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    assert (order(50, 3, 4) == order(50, 3, 4)).all()
+    different = {tuple(order(50, seed, epoch)) for seed in range(4) for epoch in range(4)}
+    assert len(different) == 16
+    first = [order(4, 0, epoch)[0] for epoch in range(400)]  # each of 4 first, 100 times on average, sigma 8.7
+    assert all(60 < first.count(i) < 140 for i in range(4))
+
+
+def noisy(x, rng):
+    return x + rng.standard_normal(x.shape).astype(x.dtype)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_batch():
+    def noise(seed, epoch, slow=False):
+        """The noise of every batch, with the worker faster or slower than its reader."""
+        found = []
+        for x, y in batches(X, Y, 5, seed=seed, epoch=epoch, augment=noisy):
+            if slow:
+                time.sleep(0.002)
+            found.append(x - X[y])
+        return np.concatenate(found)
+
+    np.testing.assert_array_equal(noise(1, 2), noise(1, 2, slow=True))
+    assert (noise(1, 2) != noise(1, 3)).all() and (noise(1, 2) != noise(2, 2)).all()
+    assert len(np.unique(noise(1, 2))) > 0.9 * X.size  # no batch draws what another drew
+
+
+def test_the_next_batch_is_made_while_this_one_is_used():
+    made = threading.Semaphore(0)
+
+    def augment(x, rng):
+        made.release()
+        return x
+
+    with contextlib.closing(batches(X, Y, 5, seed=0, epoch=0, augment=augment)) as found:
+        next(found)
+        assert made.acquire(timeout=30) and made.acquire(timeout=30)  # the second while the first is in hand
+        assert not made.acquire(timeout=0.05)  # and no third
+
+
+def test_what_goes_wrong_in_the_thread_reaches_the_caller_and_ends_it():
+    calls = []
+
+    def augment(x, rng):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise KeyError("third batch")
+        return x
+
+    found = []
+    with pytest.raises(KeyError, match="third batch"):
+        for x, _ in batches(X, Y, 5, seed=0, epoch=0, augment=augment):
+            found.append(len(x))
+    assert found == [5, 5]
+    assert not loader_threads()
+
+
+def test_no_thread_is_left_when_the_loop_is_left():
+    with contextlib.closing(batches(X, Y, 5, seed=0, epoch=0)) as found:
+        next(found)
+        assert loader_threads()
+    assert not loader_threads()
+
+
+def test_no_samples_give_no_batches():
+    assert list(batches(X[:0], Y[:0], 5, seed=0, epoch=0)) == []
+
+
+# --- training ---
+
+
+def problem(count=60):
+    """Points in three classes that a small network separates."""
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, 3, count)
+    x = rng.standard_normal((count, 4)) + 3 * np.eye(3, 4)[y]
+    return x.astype(np.float32), y
+
+
+def network():
+    return ly.Sequential(
+        ly.Linear(4, 16, seed=1), ly.ReLU(), ly.Dropout(0.3, seed=2), ly.Linear(16, 3, seed=3, init="xavier")
+    )
+
+
+def trainer(run_dir=None, **changes):
+    net = network()
+    choices = {"schedule": CosineLR(6), "seed": 4, "quiet": True, **changes}
+    return Trainer(net, SGD(net, 0.05, 0.9, True, {"*.bias": 0.0, ly.Linear: 1e-3}), run_dir=run_dir, **choices)
+
+
+def test_training_learns_and_keeps_its_history(capsys):
+    train, test = problem(), problem(40)
+    one = trainer(quiet=False)
+    history = one.fit(train, test, epochs=6, batch_size=8)
+    assert [r["epoch"] for r in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
+    assert history[-1]["test_accuracy"] == accuracy(one.net, *test) > 0.85
+    assert one.optimizer.steps == 6 * 8
+    assert history[0]["lr"] == pytest.approx(CosineLR(6)(0.05, 56 / 60))  # the last step's: 56 of 60 images done
+    assert all(r["seconds"] > 0 for r in history)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[5].startswith("epoch 6/6  loss 0.")
+    assert not loader_threads()
+
+
+def test_one_epoch_is_the_loop_a_reader_would_write():
+    x, y = problem(20)
+    one = trainer(schedule=StepLR(1))
+    one.fit((x, y), epochs=2, batch_size=6)
+    net = network()
+    optimizer = SGD(net, 0.05, 0.9, True, {"*.bias": 0.0, ly.Linear: 1e-3})
+    for epoch in range(2):
+        indices = order(20, 4, epoch)
+        for i in range(0, 20, 6):
+            chosen = indices[i : i + 6]
+            _, loss = cc.ops.softmax_cross_entropy(net.forward(x[chosen]), y[chosen])
+            net.zero_grad()
+            net.backward(loss.backward()[0])
+            optimizer.step(lr=0.05 * 0.1**epoch)
+    for name, a in one.net.state_dict().items():
+        np.testing.assert_array_equal(a, net.state_dict()[name])
+
+
+def test_the_recorded_loss_and_accuracy_are_those_of_the_samples():
+    x, y = problem(10)
+    one = trainer()
+    one.net[2].p = 0.0
+    one.optimizer.lr = 0.0  # nothing moves: the epoch's averages are those of the network as it stands
+    record = one.fit((x, y), (x, y), epochs=1, batch_size=4)[0]
+    logits = predict(one.net, x).astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert record["train_loss"] == pytest.approx(-np.log(p[range(10), y]).mean(), rel=1e-5)
+    assert record["train_accuracy"] == record["test_accuracy"] == (logits.argmax(axis=1) == y).mean()
+
+
+def test_evaluation_leaves_modes_and_random_keys_alone():
+    net = network()
+    net[0].eval()
+    x, _ = problem()
+    before = net[2].key
+    with evaluating(net):
+        assert not any(layer.training for _, layer in net.walk())
+    whole = predict(net, x)
+    np.testing.assert_allclose(predict(net, x, batch_size=7), whole, rtol=1e-5, atol=1e-6)
+    assert whole.shape == (60, 3) and predict(net, x[:0]).shape == (0, 3)
+    assert [layer.training for _, layer in net.walk()] == [True, False, True, True, True]
+    assert net[2].key == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    x, y = problem()
+    x[33] = np.nan
+    with pytest.raises(cc.CnncoreError, match="the loss is nan in epoch 1"):
+        trainer().fit((x, y), epochs=1)
+    assert not loader_threads()
+
+
+def test_a_failing_augmentation_stops_the_run():
+    def augment(x, rng):
+        raise RuntimeError("no such shift")
+
+    with pytest.raises(RuntimeError, match="no such shift"):
+        trainer().fit(problem(), epochs=1, augment=augment)
+    assert not loader_threads()
+
+
+@pytest.mark.parametrize(
+    ("train", "choices", "text"),
+    [
+        ((X, Y[:-1]), {}, "train must have samples, and as many labels; got 23 and 22"),
+        ((X[:0], Y[:0]), {}, "train must have samples"),
+        (X, {}, "train must be a pair of NumPy arrays"),
+        (problem(), {"epochs": -1}, "epochs must be at least 0"),
+        (problem(), {"batch_size": 0}, "batch_size must be at least 1"),
+        (problem(), {"resume": True}, "resume needs the Trainer's run_dir"),
+        ((problem()[0], problem()[1] + 1), {}, "labels must lie in [0, 3)"),
+    ],
+)
+def test_wrong_use_says_what_is_wrong(train, choices, text):
+    with pytest.raises(cc.CnncoreError) as caught:
+        trainer().fit(train, **{"epochs": 1, **choices})
+    assert text in str(caught.value)
+
+
+# --- resuming ---
+
+
+def final_state(one):
+    return {**one.net.state_dict(), **{f"optimizer {n}": a for n, a in one.optimizer.state_dict().items()}}
+
+
+def without_times(history):
+    return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in history]
+
+
+def assert_same_run(one, other):
+    expected = final_state(one)
+    for name, a in final_state(other).items():
+        np.testing.assert_array_equal(a, expected[name], err_msg=name)
+    assert without_times(one.history) == without_times(other.history)
+
+
+@pytest.mark.parametrize("make", [None, Adam])
+def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path, make):
+    def new(run_dir=None):
+        one = trainer(run_dir)
+        one.optimizer = one.optimizer if make is None else make(one.net)
+        return one
+
+    straight = new()
+    straight.fit(problem(), problem(40), epochs=6, batch_size=8, augment=noisy)
+    for until in (2, 3, 6, 6):
+        last = new(tmp_path)
+        last.fit(problem(), problem(40), epochs=until, batch_size=8, augment=noisy, resume=True)
+    assert_same_run(straight, last)
+    told = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert told["epoch"] == 6 and told["step"] == 48 and told["settings"]["batch_size"] == 8
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
+
+
+def test_training_anew_does_not_read_the_old_checkpoint(tmp_path):
+    trainer(tmp_path).fit(problem(), epochs=2)
+    again = trainer(tmp_path)
+    again.fit(problem(), epochs=1)
+    assert len(again.history) == 1 and checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["epoch"] == 1
+
+
+def slow(x, rng):
+    """Draws what `noisy` draws."""
+    time.sleep(0.004)
+    return noisy(x, rng)
+
+
+def run_slowly(run_dir):
+    """What the process under fire runs: 6 epochs of 8 batches, 30 ms or more each."""
+    one = trainer(run_dir, quiet=False)
+    one.fit(problem(), problem(40), epochs=6, batch_size=8, augment=slow, resume=True)
+    return one
+
+
+def test_a_run_killed_at_random_moments_ends_where_it_would_have(tmp_path):
+    straight = trainer()
+    straight.fit(problem(), problem(40), epochs=6, batch_size=8, augment=noisy)
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_train; " + (
+        f"print('ready', flush=True); test_train.run_slowly({str(tmp_path)!r})"
+    )
+    for epochs in (0, 1, 1, 1):
+        run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert run.stdout is not None and run.stdout.readline() == "ready\n"
+        for _ in range(epochs):
+            run.stdout.readline()  # printed once the epoch's checkpoint is there
+        time.sleep(random.uniform(0, 0.05))
+        run.send_signal(signal.SIGKILL)
+        run.communicate(timeout=60)
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["epoch"] >= 3
+    assert_same_run(straight, run_slowly(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fit", "text"),
+    [
+        ({"seed": 5}, {}, "made with seed=4, this run has 5"),
+        ({"schedule": CosineLR(7)}, {}, "schedule=CosineLR(epochs=6"),
+        ({}, {"batch_size": 16}, "batch_size=8, this run has 16"),
+        ({}, {"augment": noisy}, "augment=None"),
+    ],
+)
+def test_other_settings_are_not_resumed(tmp_path, changes, fit, text):
+    trainer(tmp_path).fit(problem(), epochs=1, batch_size=8)
+    with pytest.raises(cc.CnncoreError) as caught:
+        trainer(tmp_path, **changes).fit(problem(), epochs=2, resume=True, **{"batch_size": 8, **fit})
+    assert text in str(caught.value)
+
+
+def change_record(**fields):
+    return lambda arrays, record: record.update(fields)
+
+
+def change_history(**fields):
+    return lambda arrays, record: record["history"][1].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (change_record(epoch=-1), "epoch must be an integer from 0"),
+        (change_record(epoch="2"), "epoch must be an integer"),
+        (change_record(epoch=3), "history must be a list of 3 records"),
+        (change_record(step=-8), "step must be an integer"),
+        (change_record(step=7), "step is 7, optimizer.steps 16"),
+        (change_record(history={}), "history must be a list"),
+        (change_record(history=[1, 2]), "history[0] must hold epoch 1"),
+        (change_record(settings=[]), "settings must hold optimizer"),
+        (change_history(epoch=5), "history[1] must hold epoch 2"),
+        (change_history(lr=-1), "history[1].lr must be"),
+        (change_history(train_loss=None), "history[1].train_loss must be"),
+        (change_history(seconds="1"), "history[1].seconds must be"),
+        (lambda arrays, record: arrays.pop("net.0.bias"), "net: the names differ: missing 0.bias"),
+        (lambda arrays, record: arrays.update({"net.0.bias": np.zeros(3, "f4")}), "net: 0.bias must have shape (16,)"),
+        (lambda arrays, record: arrays.update({"net.2.key": np.array([2, -1])}), "net: 2.key must be uint64"),
+        (lambda arrays, record: arrays.update({"optimizer.steps": np.zeros(2, "u8")}), "optimizer: steps must have"),
+        (lambda arrays, record: arrays.update({"other.w": np.zeros(2)}), "unknown array 'other.w'"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing(tmp_path, change, text):
+    trainer(tmp_path).fit(problem(), epochs=2, batch_size=8)
+    path = tmp_path / "checkpoint.safetensors"
+    arrays, record = checkpoint.load(path)
+    change(arrays, record)
+    checkpoint.save(path, arrays, record)
+    fresh = trainer(tmp_path)
+    before = final_state(fresh)
+    with pytest.raises(cc.FormatError) as caught:
+        fresh.fit(problem(), epochs=3, batch_size=8, resume=True)
+    assert str(caught.value).startswith(f"{path}: ") and text in str(caught.value)
+    for name, a in final_state(fresh).items():
+        np.testing.assert_array_equal(a, before[name])
+    assert fresh.history == []
