@@ -18,6 +18,7 @@ from .common import add_command, available, print_json, print_table
 from .train import add_options, print_result, train
 
 PROBLEMS = {"conv": ["mnist1", "mnist2"], "linear": ["lenet fc"], "max_pool": ["2x2/2"], "relu": ["64x96x32x32"]}
+QUICK = {"epochs": 1, "images": 500}
 
 
 def add_parser(commands: Any) -> None:
@@ -59,7 +60,7 @@ def check_gradients(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     if args.quick:
-        args.epochs, args.images = 1, 500
+        vars(args).update(QUICK)
     run_dir = Path(args.run_dir)
     gradients = check_gradients(args)
     metrics = train(args, run_dir)
