@@ -108,8 +108,9 @@ def compile_all(names: list[str], show: Any) -> list[dict[str, Any]]:
                 try:
                     ptx, _ = cuda.compile_ptx(kernel.function, signature(kernel, dtype), cc=arch)
                     record.update(assemble(ptxas, ptx, arch))
+                    record["f64"] = len(re.findall(r"^\s+\S+\.f64\s", ptx, re.MULTILINE))
                 except Exception as error:  # any of Numba's many: the report shall name every kernel that fails
-                    record["error"] = f"{type(error).__name__}: {error}"
+                    record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 record["seconds"] = round(time.perf_counter() - begin, 3)
                 records.append(record)
                 show(record)

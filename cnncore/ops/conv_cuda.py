@@ -35,6 +35,7 @@ Arrays = tuple[Any, ...]
 COLUMN_THREADS, ROW_THREADS = (2, 2) if SIMULATED else (32, 8)
 EACH_ROW, EACH_COLUMN = (2, 8) if SIMULATED else (4, 4)
 ROWS, COLUMNS, DEPTH = ROW_THREADS * EACH_ROW, COLUMN_THREADS * EACH_COLUMN, 16 if SIMULATED else 8
+A_PITCH = ROWS + 1  # one unused column of the tile of A: neighbours along the depth lie in different banks
 TILE_THREADS = COLUMN_THREADS * ROW_THREADS
 PART = 64 if SIMULATED else 4096  # depth of one part of dw
 MOST_PARTS = 64
@@ -73,7 +74,7 @@ def _product(reading: int) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         """out (parts or N, rows of all groups, columns of one part or image); a is w (K, C/groups, taps) or dy
         (N, K, O); b is x or dy, of rank 5; bias (rows,) or empty."""
-        a_tile = cuda.shared.array((DEPTH, ROWS + 1), out.dtype)  # + 1: neighbouring k in different banks
+        a_tile = cuda.shared.array((DEPTH, A_PITCH), out.dtype)
         b_tile = cuda.shared.array((DEPTH, COLUMNS), out.dtype)
         column_at = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
         depth_at = cuda.shared.array((5, DEPTH), np.int64)  # the same of every depth index, and its number
