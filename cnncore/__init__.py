@@ -1,9 +1,11 @@
 """cnncore: convolutional networks with every gradient written by hand. See README.md."""
 
-from . import data, layers, models, ops
+from . import data, layers, models, ops, optim
 from .backends.select import use_backend
 from .errors import BackendError, CnncoreError, DTypeError, FormatError, ShapeError
+from .gradcheck import gradcheck
 from .layers import Branches, Sequential
+from .train import Trainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,9 +16,12 @@ __all__ = [
     "FormatError",
     "Sequential",
     "ShapeError",
+    "Trainer",
     "data",
+    "gradcheck",
     "layers",
     "models",
     "ops",
+    "optim",
     "use_backend",
 ]
