@@ -52,15 +52,13 @@ class CudaBackend:
 
     def __init__(self) -> None:
         self._table = load_tables()
-        from numba import cuda
+        from . import kernel
 
-        if not (cuda.config.ENABLE_CUDASIM or cuda.is_available()):
+        if not (kernel.SIMULATED or kernel.cuda.is_available()):
             raise BackendError("cuda: no GPU found (NUMBA_ENABLE_CUDASIM=1 in the environment gives the simulator)")
-        self._cuda = cuda
-
-    @property
-    def simulated(self) -> bool:
-        return bool(self._cuda.config.ENABLE_CUDASIM)
+        self.simulated = kernel.SIMULATED
+        self._cuda = kernel.cuda
+        self._empty = kernel.empty
 
     def missing(self, op: Any) -> str | None:
         if op.name not in self._table:
@@ -101,9 +99,6 @@ class CudaBackend:
         # Flattened and shaped anew, axes of size 0 and 1 get ordinary strides too, which Numba insists on.
         host = to_host(a)
         return self._cuda.to_device(np.ravel(host).reshape(host.shape))
-
-    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return self._cuda.device_array(tuple(shape), np.dtype(dtype))
 
     def _enter(self, a: Any) -> Any:
         """An argument as kernels take it: on the device, C-contiguous."""

@@ -1,7 +1,7 @@
 """What a CUDA kernel is here: a Python function whose annotations are its signature. Imports Numba: load it on use.
 
     @kernel
-    def relu_forward(y: Float1, x: Float1) -> None: ...
+    def relu_forward(y: Float1, x: Float1) -> None: ...      (no `from __future__ import annotations` in such a file)
 
     relu_forward.over(count, y, x)      one thread per element
     relu_forward.plane(inner, outer, *) threads along two axes, `inner` the contiguous one
@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from numba import cuda
+from numba import cuda as _cuda
 
+cuda: Any = _cuda  # what kernels call `cuda`: the simulator looks for that name; Numba's own types confuse mypy
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
 cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a small problem is no reason to warn the user
 
@@ -49,7 +50,11 @@ class Like:
     example: tuple[Any, ...]
 
 
-Float1, Float2, Float3, Float4, Float5 = (Annotated[Any, Arg("float", n)] for n in (1, 2, 3, 4, 5))
+Float1 = Annotated[Any, Arg("float", 1)]
+Float2 = Annotated[Any, Arg("float", 2)]
+Float3 = Annotated[Any, Arg("float", 3)]
+Float4 = Annotated[Any, Arg("float", 4)]
+Float5 = Annotated[Any, Arg("float", 5)]
 Int4 = Annotated[Any, Arg("int32", 4)]
 Long1 = Annotated[Any, Arg("int64", 1)]
 Byte1 = Annotated[Any, Arg("uint8", 1)]
@@ -134,7 +139,11 @@ def device(function: Callable[..., Any]) -> Any:
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Any:
-    return cuda.device_array(tuple(shape), np.dtype(dtype))
+    """New memory. In the simulator it holds NaN (or an absurd integer), so that no test passes on what was there."""
+    a = cuda.device_array(tuple(shape), np.dtype(dtype))
+    if SIMULATED:
+        a[...] = np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max
+    return a
 
 
 def view(a: Any, *shape: int) -> Any:

@@ -11,6 +11,7 @@ In a process of its own: the simulator and the compiler cannot be had in one.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -50,10 +51,9 @@ def find_ptxas() -> Path:
 
 def signature(kernel: Any, dtype: str) -> tuple[Any, ...]:
     """Numba's argument types of a kernel, from its annotations."""
-    from numba import cuda
     from numba.cuda.typing.typeof import typeof
 
-    from .kernel import Like
+    from .kernel import Like, cuda
 
     def numba_type(t: Any) -> Any:
         if isinstance(t, Like):
@@ -87,14 +87,13 @@ def compile_all(names: list[str], show: Any) -> list[dict[str, Any]]:
 
     load_tables()
     from ..ops import random_cuda  # noqa: F401  (its kernel belongs to no op)
-    from .kernel import KERNELS, SIMULATED
+    from .kernel import KERNELS, SIMULATED, cuda
 
     if SIMULATED:
         raise BackendError("ptx: Numba was imported as the simulator, which has no compiler")
     unknown = set(names) - {k.name for k in KERNELS}
     if unknown:
         raise CnncoreError(f"ptx: no kernel is called {sorted(unknown)[0]!r}")
-    from numba import cuda
     from numba.cuda import dispatcher
 
     records = []
@@ -103,7 +102,7 @@ def compile_all(names: list[str], show: Any) -> list[dict[str, Any]]:
             for arch in ARCHITECTURES:
                 record: dict[str, Any] = {"kernel": kernel.name, "dtype": dtype, "arch": f"sm_{arch[0]}{arch[1]}"}
                 # Numba asks the GPU for its architecture when a kernel calls a device function, even in compile_ptx.
-                dispatcher.get_current_device = lambda arch=arch: SimpleNamespace(compute_capability=arch)
+                dispatcher.get_current_device = functools.partial(SimpleNamespace, compute_capability=arch)
                 begin = time.perf_counter()
                 try:
                     ptx, _ = cuda.compile_ptx(kernel.function, signature(kernel, dtype), cc=arch)

@@ -9,9 +9,9 @@ read from the arrays through the window and never built (an "implicit GEMM"):
     WEIGHT    filter         input map, tap         image, output pos.    dy[l's, i, pos.]  x under the tap
 
 A block computes a tile of ROWS x COLUMNS results in steps of DEPTH: its threads fetch a slice of A and of B to shared
-memory, then each thread accumulates its EACH_ROW x EACH_COLUMN results in registers, DEPTH products for every fetch. A
-warp's 32 threads hold neighbouring columns, so they fetch and store neighbours in memory. What a column or a depth index
-means (image or map, and coordinates) is decoded once per block, or once per step by DEPTH of the threads.
+memory, then each thread adds DEPTH products to each of its EACH_ROW x EACH_COLUMN sums in registers. A warp holds
+neighbouring columns, so it fetches and stores neighbours in memory. What a column or a depth index means (image or
+map, and coordinates) is decoded once per block, or once per step by DEPTH of the threads.
 
 dw sums over all images and positions, a long depth with few results: it is cut into parts by shape alone, every part
 has its own blocks, and `fold` adds the parts in order. No atomics; results do not depend on scheduling.
@@ -22,12 +22,25 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from ..backends.kernel import (
-    SIMULATED, THREADS, Float1, Float2, Float3, Float5, Int, Real, Triple, device, empty, flat, kernel, view,
-)  # fmt: skip
-from .geometry_cuda import POINT, Walk, WalkArg, three, unravel, walk
+    SIMULATED,
+    THREADS,
+    Float1,
+    Float2,
+    Float3,
+    Float5,
+    Int,
+    Real,
+    Triple,
+    cuda,
+    device,
+    empty,
+    flat,
+    kernel,
+    view,
+)
+from .geometry_cuda import Walk, WalkArg, three, unravel, walk
 
 Arrays = tuple[Any, ...]
 

@@ -10,9 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
-from ..backends.kernel import THREADS, Float1, Float2, Float3, Long1, Real, empty, kernel, view
+from ..backends.kernel import THREADS, Float1, Float2, Float3, Long1, Real, cuda, empty, kernel, view
 from .conv_cuda import convolve, gradients, sum_maps
 from .geometry_cuda import POINT
 

@@ -7,9 +7,7 @@ two-dimensional: threads run along a row of both arrays, and over rows.
 import math
 from typing import Any
 
-from numba import cuda
-
-from ..backends.kernel import Byte1, Float1, Float2, Int, Real, empty, flat, kernel, view
+from ..backends.kernel import Byte1, Float1, Float2, Int, Real, cuda, empty, flat, kernel, view
 
 Arrays = tuple[Any, ...]
 

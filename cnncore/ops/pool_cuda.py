@@ -9,9 +9,7 @@ Backward: a thread owns inputs and gathers over the outputs that read them.
 
 from typing import Any
 
-from numba import cuda
-
-from ..backends.kernel import Float4, Int, Int4, empty, kernel, view
+from ..backends.kernel import Float4, Int, Int4, cuda, empty, kernel, view
 from .geometry_cuda import Walk, WalkArg, readers, taps, three, unravel, walk
 
 Arrays = tuple[Any, ...]
@@ -117,9 +115,9 @@ def avg_pool_backward(dx: Float4, dy: Float4, g: WalkArg, pads: Int) -> None:
                         sw = ow * g.stride[2] - g.begin[2]
                         wl, wh = taps(sw, g.dilation[2], g.kernel[2], -pads * g.begin[2], g.size[2] + pads * g.end[2])
                         n = (dh - dl) * (hh - hl) * (wh - wl)
-                        if (d - sd) % g.dilation[0] == 0 and (h - sh) % g.dilation[1] == 0:
-                            if (w - sw) % g.dilation[2] == 0:
-                                total += dy[plane, od, oh, ow] / dy.dtype.type(n)
+                        rd, rh, rw = d - sd, h - sh, w - sw
+                        if rd % g.dilation[0] == 0 and rh % g.dilation[1] == 0 and rw % g.dilation[2] == 0:
+                            total += dy[plane, od, oh, ow] / dy.dtype.type(n)
             dx[plane, d, h, w] = total
 
 

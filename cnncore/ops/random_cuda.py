@@ -1,15 +1,14 @@
 """Philox uniforms on the device: the numbers of random.py, bit for bit.
 
-Thread i makes blocks i, i + grid size, ... of four neighbouring uniforms. Words are kept in 64 bits, so that the 32 x 32
-bit products are plain multiplications; the compiler narrows what is masked.
+Thread i makes blocks i, i + grid size, ... of four neighbouring uniforms. Words are kept in 64 bits, so that a product
+of two words is a plain multiplication; the compiler narrows what is masked.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
-from ..backends.kernel import Float1, Real, Word, device, empty, flat, kernel
+from ..backends.kernel import Float1, Real, Word, cuda, device, empty, flat, kernel
 from .random import words
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -7,9 +7,7 @@ writes any, so results may lie where the inputs lie.
 import math
 from typing import Any
 
-from numba import cuda
-
-from ..backends.kernel import Float1, Int, Real, flat, kernel
+from ..backends.kernel import Float1, Int, Real, cuda, flat, kernel
 
 Arrays = tuple[Any, ...]
 
