@@ -230,6 +230,8 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
     if out is not None:
         _check_out(op, spec, dtype, out)
     with _memory(op.name):
+        if engine.name != "cuda":
+            _probe(spec, dtype)
         if spec.random is not None:
             place = list(op.arrays.values()).index(RANDOM)
             arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
@@ -294,6 +296,14 @@ def _names(op: str, needs: Any, names: tuple[str, ...]) -> list[str]:
     if not all(isinstance(n, str) and n in names for n in wanted):
         raise CnncoreError(f"{op}: needs must name arguments among {list(names)}, got {needs!r}")
     return wanted
+
+
+def _probe(spec: Spec, dtype: Any) -> None:
+    """Raise MemoryError now, not after minutes of work, where the results can never fit. (An input may be endless: an
+    array of stride 0.)"""
+    size = sum(math.prod(shape) * np.dtype(kind or dtype).itemsize for shape, kind in spec.results.values())
+    if size > 2**32:
+        np.empty(size, np.uint8)
 
 
 @contextlib.contextmanager
