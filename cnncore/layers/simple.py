@@ -66,7 +66,7 @@ class Dropout(Layer):
         if not self.training:
             return x, ViewContext(lambda dy: dy)
         y, call = ops.dropout(x, self.key, p=self.p)
-        self.key = (self.key[0], self.key[1] + 1)
+        self.key = (self.key[0], (self.key[1] + 1) % 2**64)
         return y, OpContext(call)
 
     def own_random(self) -> tuple[int, int]:
