@@ -27,6 +27,7 @@
 #define CAT(a, b) CAT_(a, b)
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#define SHUFFLE(a, b, lanes) __builtin_shuffle(a, b, lanes)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -65,7 +66,7 @@ INLINE void *cc_take(cc_arena *arena, int64_t bytes) {
 #endif
 #define vec FN(cc_vec)
 #define ivec FN(cc_ivec)
-#define V ((int64_t)(CC_VECTOR_BYTES / sizeof(REAL)))
+#define V (CC_VECTOR_BYTES / (int)sizeof(REAL))
 
 typedef REAL vec __attribute__((vector_size(CC_VECTOR_BYTES)));
 typedef INT ivec __attribute__((vector_size(CC_VECTOR_BYTES)));
@@ -90,3 +91,22 @@ INLINE void FN(store_n)(REAL *p, vec v, int64_t n) {
 /* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
 INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
+
+/* V x V elements, transposed: log2(V) rounds of interleaving row i with row i + V/2. */
+INLINE void FN(transpose)(REAL *to, int64_t to_stride, const REAL *from, int64_t from_stride) {
+    vec r[V], s[V];
+    ivec low, high; /* lanes of (a, b) in the order a0 b0 a1 b1 ..., first half and second half */
+    UNROLL for (int i = 0; i < V; i++) {
+        low[i] = i / 2 + i % 2 * V;
+        high[i] = low[i] + V / 2;
+        r[i] = FN(load)(from + i * from_stride);
+    }
+    UNROLL for (int round = 1; round < V; round *= 2) {
+        UNROLL for (int i = 0; i < V / 2; i++) {
+            s[2 * i] = SHUFFLE(r[i], r[i + V / 2], low);
+            s[2 * i + 1] = SHUFFLE(r[i], r[i + V / 2], high);
+        }
+        UNROLL for (int i = 0; i < V; i++) r[i] = s[i];
+    }
+    UNROLL for (int i = 0; i < V; i++) FN(store)(to + i * to_stride, r[i]);
+}
