@@ -276,19 +276,18 @@ def _gradients(
         else:
             found[i] = g.astype(np.float64)
     if isinstance(ctx, Context):
-        _check_needs(report, ctx, dy, names, found)
+        _check_needs(report, ctx, dy, found)
     return found
 
 
-def _check_needs(
-    report: Report, ctx: Context, dy: np.ndarray, names: list[str], all_: dict[int, np.ndarray | None]
-) -> None:
+def _check_needs(report: Report, ctx: Context, dy: np.ndarray, together: dict[int, np.ndarray | None]) -> None:
     """Asked for one gradient, an op gives the same one, and None for the others."""
-    for i, expected in all_.items():
-        single = ctx.backward(dy, needs={names[i]})
-        others = [n for j, n in enumerate(names) if j != i and single[j] is not None]
+    for i, expected in together.items():
+        asked = f"needs={{{ctx.names[i]!r}}}"
+        single = ctx.backward(dy, needs={ctx.names[i]})
+        others = [name for j, name in enumerate(ctx.names) if j != i and single[j] is not None]
         if others:
-            report.problems.append(f"needs={{{names[i]!r}}}: backward gave a gradient for {', '.join(others)} too")
+            report.problems.append(f"{asked}: backward gave a gradient for {', '.join(others)} too")
         if expected is None:
             continue
         size = np.abs(expected).max(initial=0.0)
@@ -296,7 +295,7 @@ def _check_needs(
             select.to_host(single[i]), expected, rtol=0, atol=100 * float(np.finfo(dy.dtype).eps) * size, equal_nan=True
         )
         if not same:
-            report.problems.append(f"needs={{{names[i]!r}}}: backward gave another gradient than without needs")
+            report.problems.append(f"{asked}: backward gave another gradient than without needs")
 
 
 def _scatter(
@@ -348,18 +347,28 @@ class _Problem:
             size = float(np.sum(np.abs(self.dy) * np.maximum(np.abs(above), np.abs(below))))
         return Step(h, slope, size, crossed)
 
-    def curve(self, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray) -> Curve:
-        """The sweep along v, judged."""
+    def sweep(self, i: int, v: np.ndarray) -> list[Step]:
+        """All steps; further, smaller ones where kinks took the large."""
         h = min(FIRST, self.gap / (2 * np.abs(v).max()))
         steps: list[Step] = []
         while len(steps) < COUNT or (len(steps) < COUNT + MORE and sum(not s.crossed for s in steps) <= ENOUGH):
             steps.append(self.step(i, v, h))
             h /= RATIO
+        return steps
+
+    def curve(self, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray, whole: Curve | None = None) -> Curve:
+        """The sweep along v, judged; for a part of a direction, only the steps that decided over the `whole`."""
         moved = np.nonzero(v)
         terms = g[moved] * v[moved]
-        analytic = float(terms.sum())
-        rounding = float(np.linalg.norm(noise[moved] * v[moved])) + (4 * 2.0**-23 * abs(analytic) if noise.any() else 0)
-        return judge(steps, analytic, float(np.linalg.norm(terms)), rounding)
+        slope = float(terms.sum())
+        rounding = float(np.linalg.norm(noise[moved] * v[moved])) + (4 * 2.0**-23 * abs(slope) if noise.any() else 0)
+        length = float(np.linalg.norm(terms))
+        if whole is not None and whole.best is not None:
+            steps = [self.step(i, v, whole.best.h * factor) for factor in (RATIO, 1, 1 / RATIO)]
+            curve = judge(steps, slope, length, rounding, whole.scatter)
+            if curve.best is not None:
+                return curve
+        return judge(self.sweep(i, v), slope, length, rounding)
 
 
 def _check_argument(
@@ -377,10 +386,13 @@ def _check_argument(
     verdicts = [c.verdict for c in found.curves]
     found.verdict = next(v for v in (WRONG, UNDECIDED, KINK, OK) if v in verdicts)
     if found.verdict != OK:
-        _locate(problem, i, (along, random)[verdicts.index(found.verdict)], g, noise, found)
+        first = verdicts.index(found.verdict)
+        _locate(problem, i, (along, random)[first], found.curves[first], g, noise, found)
 
 
-def _locate(problem: _Problem, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray, found: Argument) -> None:
+def _locate(
+    problem: _Problem, i: int, v: np.ndarray, whole: Curve, g: np.ndarray, noise: np.ndarray, found: Argument
+) -> None:
     """Cut a direction that failed into halves until the entries are found; settles `found.verdict`."""
     pending, parts, compared, undecided = [np.arange(v.size)], 0, 0, False
     while pending and parts < PARTS and len(found.wrong) < NAMED:
@@ -388,7 +400,7 @@ def _locate(problem: _Problem, i: int, v: np.ndarray, g: np.ndarray, noise: np.n
         parts += 1
         only = np.zeros(v.size)
         only[part] = v.ravel()[part]
-        curve = problem.curve(i, only.reshape(v.shape), g, noise)
+        curve = problem.curve(i, only.reshape(v.shape), g, noise, whole)
         if curve.verdict == OK:
             compared += part.size
             found.curves = (*found.curves, curve) if compared == part.size else found.curves

@@ -69,6 +69,7 @@ class Curve:
     tolerance: float = math.inf
     scale: float = 0.0  # the slope's size, which errors are relative to
     noise: float = 0.0
+    scatter: float = 0.0  # rounding's part of d(h), times h
 
     @property
     def error(self) -> float:
@@ -97,15 +98,17 @@ class Curve:
         return sorted(falls)[len(falls) // 2] if falls else None
 
 
-def judge(steps: list[Step], analytic: float, length: float, noise: float = 0.0) -> Curve:
-    """The verdict on a slope from a sweep; `length` is that of (g_i v_i), `noise` the rounding of the slope itself."""
+def judge(steps: list[Step], analytic: float, length: float, noise: float, scatter: float = 0.0) -> Curve:
+    """The verdict on a slope from a sweep; `length` is that of (g_i v_i), `noise` the rounding of the slope itself,
+    `scatter` the least to be assumed (a sweep of three steps cannot see it by itself)."""
     if not math.isfinite(analytic):
         return Curve(tuple(steps), analytic, WRONG)
     curve = Curve(tuple(steps), analytic, KINK if any(s.crossed for s in steps) else UNDECIDED, noise=noise)
     used = curve.usable
     if len(used) < ENOUGH:
         return curve
-    scatter = max(abs(a.slope - b.slope) * b.h for a, b in list(itertools.pairwise(used))[-4:])
+    seen = max(abs(a.slope - b.slope) * b.h for a, b in list(itertools.pairwise(used))[-4:])
+    scatter = max(scatter, seen)
     own = 1e-10 * (abs(analytic) + length)
     best, tolerance = used[1], math.inf
     for large, step, small in zip(used, used[1:], used[2:], strict=False):
@@ -121,7 +124,7 @@ def judge(steps: list[Step], analytic: float, length: float, noise: float = 0.0)
         verdict = UNDECIDED
     else:
         verdict = OK
-    return Curve(tuple(steps), analytic, verdict, best, tolerance, scale, noise)
+    return Curve(tuple(steps), analytic, verdict, best, tolerance, scale, noise, scatter)
 
 
 def _bits(step: Step) -> float:
