@@ -1,0 +1,73 @@
+"""The README's promises: its examples run and print what it shows, its commands parse, its files are there."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from cnncore.cli import parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def output(code: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    return printed.getvalue()
+
+
+def test_ten_lines() -> None:
+    code = blocks("python")[0]
+    printed = output(code)
+    assert printed.startswith("gradcheck conv:") and ": ok\n" in printed
+    assert re.search(r"epoch 1/1 .* test \d+\.\d+%", printed)
+    statements = [line for line in code.splitlines() if line and not line.startswith("import")]
+    assert len(statements) <= 10
+
+
+def test_a_student_checks_an_own_gradient_in_under_20_lines() -> None:
+    code = blocks("python")[1]
+    assert code == (ROOT / "examples" / "gradcheck_your_own.py").read_text()
+    assert len(code.splitlines()) < 20
+    # Numbers differ in their last digits from machine to machine; words, shapes and indices do not.
+    assert words(output(code)) == words(blocks("text")[0])
+
+
+def words(text: str) -> list[str]:
+    return re.sub(r"-?\d[\d.]*(e[-+]\d+)?(?![x\d\]])", "#", text).split()
+
+
+def test_the_students_mistake_is_the_one_that_is_named() -> None:
+    code = blocks("python")[1]
+    right = code.replace("x * x * s).sum", "x * x * s * (1 - s)).sum")
+    assert right != code and ": ok\n" in output(right)
+
+
+def test_exactly_two_set_up_commands() -> None:
+    section = re.search(r"^## Set up\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    assert section
+    commands = re.findall(r"^    (\S.*)$", section[1], re.MULTILINE)
+    assert commands == ["make demo", "make test"]
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    (cnncore .*)$", README, re.MULTILINE))
+def test_commands_parse(line) -> None:
+    assert parser().parse_args(line.split()[1:]).command == line.split()[1]
+
+
+def test_files_it_names_are_there() -> None:
+    named = re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"`((?:docs|cnncore)/[\w/.-]+)`", README)
+    assert "docs/learning_curve.png" in named
+    assert [name for name in named if not (ROOT / name).exists()] == []
