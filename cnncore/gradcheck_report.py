@@ -144,7 +144,7 @@ def _row(a: Argument) -> tuple[str, ...]:
     curve, shape = a.curve, "x".join(map(str, a.shape)) or "scalar"
     if curve is None or curve.best is None:
         return a.name, shape, "", "", "", "", a.verdict
-    falls = "rounding" if curve.order is None else f"h^{curve.order:.1f}"
+    falls = "stays" if a.verdict == WRONG else "rounding" if curve.order is None else f"h^{curve.order:.1f}"
     numbers = f"{a.error:.1e}", falls, f"{curve.resolution:.1e}", f"{curve.best.h:.1e}"
     return a.name, shape, *numbers, a.verdict.upper() if a.verdict == WRONG else a.verdict
 

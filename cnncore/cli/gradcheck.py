@@ -1,0 +1,123 @@
+"""`cnncore gradcheck`: every op's gradient on every backend, on drawn problems. See cnncore/gradcheck.py."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import os
+import sys
+from typing import Any
+
+from .. import ops
+from ..backends import select
+from ..errors import CnncoreError
+from ..gradcheck import gradcheck
+from ..gradcheck_report import Report
+from ..ops.domain import Draw
+from ..ops.op import registry
+from ..progress import Progress
+from .common import add_command, available, print_json, print_table, require
+
+
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "gradcheck",
+        "Compare every hand-written gradient with central differences, on problems drawn for each op.",
+        "cnncore gradcheck conv --backend c --dtype float32 --plot conv.png",
+    )
+    parser.add_argument("ops", nargs="*", metavar="OP", help="ops to check (all by default), with their full reports")
+    parser.add_argument(
+        "--backend", choices=[*select.NAMES, "all"], default="all", help="whose gradient (default: all)"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float64", "float32"], default="float64", help="its type (default: float64)"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="problems drawn for each op (default: 3)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="save error against step, of the first wrong or else first check"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.seeds < 1:
+        raise CnncoreError(f"gradcheck: --seeds must be at least 1, got {args.seeds}")
+    if args.plot:
+        require("matplotlib", "plot")
+    chosen = {name: registry[name] for name in args.ops or registry}
+    if args.backend in ("cuda", "all"):
+        simulate_without_gpu()
+    backends = available() if args.backend == "all" else [args.backend]
+    reports: dict[tuple[str, str], list[Report]] = {}
+    with Progress(len(chosen) * len(backends), quiet=args.json) as bar:
+        for name, op in chosen.items():
+            for backend in backends:
+                bar.advance(1, f"{name} on {label(backend)}")
+                cases = [op.domain(Draw(seed)) for seed in range(args.seeds)]
+                reports[name, backend] = [
+                    gradcheck(
+                        getattr(ops, name), c.arrays, backend=backend, dtype=args.dtype, seed=s, gap=c.gap, **c.attrs
+                    )
+                    for s, c in enumerate(cases)
+                ]
+    every = [report for group in reports.values() for report in group]
+    wrong = [report for report in every if not report.ok]
+    if args.json:
+        print_json(
+            {"ok": not wrong, "backends": {b: label(b) for b in backends}, "reports": [r.as_dict() for r in every]}
+        )
+    else:
+        show(args, reports, wrong)
+    if args.plot:
+        drawable = [report for report in [*wrong, *every] if any(a.curves for a in report.arguments)]
+        if not drawable:
+            raise CnncoreError(f"gradcheck: {', '.join(chosen)} has no gradient, there is nothing to plot")
+        drawable[0].plot(args.plot)
+    return 1 if wrong else 0
+
+
+def show(args: argparse.Namespace, reports: dict[tuple[str, str], list[Report]], wrong: list[Report]) -> None:
+    """The full reports asked for, a table of all, and every wrong report."""
+    names, backends = (list(dict.fromkeys(key[i] for key in reports)) for i in (0, 1))
+    for report in [r for group in reports.values() for r in group if args.ops and r.ok] + wrong:
+        print(report, end="\n\n")
+    rows = [[name, *(_cell(reports[name, b]) for b in backends)] for name in names]
+    title = f"gradients in {args.dtype}, {args.seeds} problems each: largest relative error against central differences"
+    print_table(title, ["op", *map(label, backends)], rows)
+    if args.backend == "all":
+        for backend in select.NAMES:
+            if backend not in backends:
+                print(f"not checked: {select.why_not(backend)}")
+
+
+def _cell(group: list[Report]) -> str:
+    note = "" if group[0].forward_error is None else " (no gradient: forward)"
+    bad = sum(not report.ok for report in group)
+    return f"WRONG in {bad}" if bad else f"{max(report.max_error for report in group):.0e}{note}"
+
+
+def label(backend: str) -> str:
+    """The backend's name; says where CUDA is Numba's simulator."""
+    simulated = select.why_not(backend) is None and getattr(select.load(backend), "simulated", False)
+    return f"{backend} (simulated)" if simulated else backend
+
+
+def simulate_without_gpu() -> None:
+    """Choose Numba's CUDA simulator where there is no GPU. Numba reads the choice when it is imported first."""
+    installed = importlib.util.find_spec("numba_cuda") is not None
+    if installed and "numba" not in sys.modules and "NUMBA_ENABLE_CUDASIM" not in os.environ and not has_gpu():
+        os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver is here and knows a GPU (asked directly: Numba must not be imported yet)."""
+    count = ctypes.c_int(0)
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value > 0
+    return False
