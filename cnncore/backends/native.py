@@ -153,13 +153,26 @@ def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray
     return a
 
 
+def _is_dense(a: np.ndarray, channels_last: bool) -> bool:
+    """Whether a is dense in that layout and aligned."""
+    if channels_last and a.ndim > 2:
+        return a.flags.aligned and bool(np.moveaxis(a, 1, -1).flags.c_contiguous)
+    return a.flags.aligned and a.flags.c_contiguous
+
+
+def _may_write(op: Any, target: np.ndarray, arrays: Any, channels_last: bool) -> bool:
+    """Whether a kernel may write its result straight to `target`: it is dense, and overlaps no argument, unless the op
+    goes element by element and the two are one and the same."""
+    return _is_dense(target, channels_last) and all(
+        (op.elementwise and a.__array_interface__ == target.__array_interface__)
+        for a in arrays
+        if isinstance(a, np.ndarray) and np.may_share_memory(a, target)
+    )
+
+
 def _dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
     """a itself where it is dense in that layout and aligned, else a copy that is."""
-    if channels_last and a.ndim > 2:
-        ready = a.flags.aligned and np.moveaxis(a, 1, -1).flags.c_contiguous
-    else:
-        ready = a.flags.aligned and a.flags.c_contiguous
-    if ready:
+    if _is_dense(a, channels_last):
         return a
     copy = empty(a.shape, a.dtype, channels_last)
     copy[...] = a
@@ -217,10 +230,11 @@ class NativeBackend:
         read = [_ready(a, role, last) for a, role in zip(arrays, roles, strict=True)]
         results = [empty(shape, kind or dtype, last) for shape, kind in spec.results.values()]
         for i, target in enumerate(out or ()):
-            if target.flags.aligned and target.flags.c_contiguous:
+            if _may_write(op, target, arrays, last):
                 results[i] = target
         written = [(a, last) for a in results]
-        _call(f"{op.name}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)
+        if any(a.size for a in results):
+            _call(f"{op.name}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)
         for i, target in enumerate(out or ()):
             if results[i] is not target:
                 target[...] = results[i]
@@ -239,7 +253,11 @@ class NativeBackend:
             if needs[i]:
                 gradients[i] = empty(spec.inputs[i], dy.dtype, last and role != "param")
             written.append((gradients[i], last and role != "param"))
-        if any(needs):
+        if not dy.size:  # kernels divide by the lengths of what they are given
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.fill(0)
+        elif any(needs):
             _call(f"{op.name}_backward", dy.dtype, [written, *read] if op.variadic else written + read, spec.params)
         return tuple(gradients)
 

@@ -87,6 +87,7 @@ class Op:
     domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
     flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
     outputs: int = 1  # how many of the results are the user's
+    elementwise: bool = False  # kernels read all elements i before they write any, so `out` may be an argument
     signs: tuple[str, ...] = ()  # of `saved`, those whose sign is a choice: the op has a kink where it changes
 
     @property

@@ -87,7 +87,7 @@ def dropout_domain(draw: domain.Draw) -> Case:
 dropout = register(
     Op(
         "dropout", dropout_rule, dropout_forward, dropout_backward, {"x": MAP, "u": RANDOM}, ("kept",),
-        dropout_domain, flops_free,
+        dropout_domain, flops_free, elementwise=True,
     ),
 )  # fmt: skip
 

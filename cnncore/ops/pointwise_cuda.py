@@ -7,7 +7,7 @@ two-dimensional: threads run along a row of both arrays, and over rows.
 import math
 from typing import Any
 
-from ..backends.kernel import Byte1, Float1, Float2, Int, Real, cuda, empty, flat, kernel, view
+from ..backends.kernel import Byte1, Float1, Float2, Int, Real, copy, cuda, empty, flat, kernel, view
 
 Arrays = tuple[Any, ...]
 
@@ -88,17 +88,16 @@ def _dropout_backward(p: Any, needs: tuple[bool, ...], dy: Any, kept: Any) -> Ar
 
 def _copy(a: Any) -> Any:
     fresh = empty(a.shape, a.dtype)
-    fresh.copy_to_device(a)
+    copy(fresh, a)
     return fresh
 
 
 def _add_forward(p: Any, out: Arrays, *xs: Any) -> None:
     if len(xs) == 1:
-        out[0].copy_to_device(xs[0])
-    y = flat(out[0])
-    left = xs[0]
+        copy(out[0], xs[0])
+    y, left = flat(out[0]), flat(xs[0])
     for x in xs[1:]:
-        add_pair.over(y.shape[0], y, flat(left), flat(x))
+        add_pair.over(y.shape[0], y, left, flat(x))
         left = y
 
 

@@ -72,7 +72,7 @@ def sgd_step_domain(draw: domain.Draw) -> Case:
 sgd_step = register(
     Op(
         "sgd_step", sgd_step_rule, sgd_step_forward, None, {"value": PARAM, "grad": PARAM, "velocity": PARAM}, (),
-        sgd_step_domain, flops_free, outputs=2,
+        sgd_step_domain, flops_free, outputs=2, elementwise=True,
     )
 )  # fmt: skip
 
@@ -117,5 +117,6 @@ adam_step = register(
     Op(
         "adam_step", adam_step_rule, adam_step_forward, None,
         {"value": PARAM, "grad": PARAM, "mean": PARAM, "square": PARAM}, (), adam_step_domain, flops_free, outputs=3,
+        elementwise=True,
     )
 )  # fmt: skip
