@@ -1,8 +1,8 @@
 """`cnncore bench`: every kernel is compared with the NumPy definition, then timed, and set against the machine's limit.
 
-The limit of a call is the longer of two times: its FLOPs at the measured multiply-add peak, and its least bytes (every
-input read once, every result written once) at the measured copy rate. Rows say which of the two it was. An op whose
-arrays fit the cache may pass 100 % of the copy rate. Times include allocating the results, as a user's call does.
+A call with many FLOPs per byte (convolutions, matrix products) is held against the measured multiply-add peak; every
+other is held against the measured copy rate, with its least bytes: every input read once, every result written once. An
+op whose arrays fit the cache may pass 100 % of that. Times include allocating the results, as a user's call does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .problems import Problem, first_samples, problems_of
 __all__ = ["FORMATS", "Peaks", "Problem", "Row", "peaks", "problems_of", "rows"]
 
 FORMATS = ("contiguous", "channels_last")
+DENSE = 4.0  # FLOPs per byte from which multiply-adds are the limit: pooling has below 2, the first conv of LeNet 12
 TOLERANCE = 1e-4  # of the largest value: beyond any rounding of float32 sums of these lengths
 
 
@@ -69,11 +70,11 @@ def _time(problem: Problem, arrays: Arrays, backend: str, layout: str, peak: Pea
 
 def _row(problem: Problem, backend: str, layout: str, direction: str, time: Time, cost: Cost, peak: Peaks) -> Row:
     gflops, gbs = cost.flops / time.best / 1e9, cost.bytes / time.best / 1e9
-    shares = {"fma": 100 * gflops / peak.fma, "copy": 100 * gbs / peak.copy}
-    limit = max(shares, key=shares.__getitem__)
+    dense = cost.flops > DENSE * cost.bytes
+    limit, share = ("fma", gflops / peak.fma) if dense else ("copy", gbs / peak.copy)
     return Row(
         problem.op.name, problem.name, backend, layout, direction,
-        1e3 * time.best, 1e3 * time.median, gflops, gbs, limit, shares[limit],
+        1e3 * time.best, 1e3 * time.median, gflops, gbs, limit, 100 * share,
     )  # fmt: skip
 
 
