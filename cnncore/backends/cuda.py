@@ -22,7 +22,6 @@ from .select import on_device, to_host
 # Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
 # Forward fills results; backward returns a new array, or None, for every array argument.
 FILES = ("conv_cuda", "pool_cuda", "pointwise_cuda", "dense_cuda", "steps_cuda")
-IN_PLACE = ("relu", "dropout", "sgd_step", "adam_step")  # their kernels may write where they read
 
 Arrays = tuple[Any, ...]
 
@@ -59,6 +58,7 @@ class CudaBackend:
         self.simulated = kernel.SIMULATED
         self._cuda = kernel.cuda
         self._empty = kernel.empty
+        self._copy = kernel.copy
 
     def missing(self, op: Any) -> str | None:
         if op.name not in self._table:
@@ -73,7 +73,9 @@ class CudaBackend:
         targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
         results = []
         for target, (shape, kind) in zip(targets, spec.results.values(), strict=True):
-            ours = op.name in IN_PLACE and any(target is a for a in inputs)
+            if target is not None and on_device(target) and not target.is_c_contiguous():
+                raise BackendError(f"{op.name}: out on the device must be C-contiguous, has strides {target.strides}")
+            ours = op.elementwise and any(target is a for a in inputs)
             results.append(target if ours else self._empty(shape, dtype if kind is None else kind))
         self._table[op.name][0](spec.params, tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
@@ -96,9 +98,11 @@ class CudaBackend:
         return np.full(shape, value, dtype)
 
     def to_device(self, a: Any) -> Any:
-        # Flattened and shaped anew, axes of size 0 and 1 get ordinary strides too, which Numba insists on.
         host = to_host(a)
-        return self._cuda.to_device(np.ravel(host).reshape(host.shape))
+        device = self._empty(host.shape, host.dtype)
+        # Flattened and shaped anew, axes of size 1 get ordinary strides too, which Numba insists on.
+        self._copy(device, np.ravel(host).reshape(host.shape))
+        return device
 
     def _enter(self, a: Any) -> Any:
         """An argument as kernels take it: on the device, C-contiguous."""
@@ -116,7 +120,7 @@ class CudaBackend:
         if target is None:
             return result if stay else result.copy_to_host()
         if on_device(target):
-            target.copy_to_device(result)
+            self._copy(target, result)
         else:
             target[...] = result.copy_to_host()
         return target

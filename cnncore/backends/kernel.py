@@ -17,6 +17,7 @@ simulator a thread costs about 0.15 ms and a barrier about 0.5 ms; there the siz
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -128,6 +129,18 @@ def _simulator() -> Iterator[None]:
         sys.setswitchinterval(interval)
 
 
+def _shared_array(self: Any, shape: Any, dtype: Any) -> np.ndarray:
+    """cuda.shared.array of the simulator: one array per line of a kernel and block. Its own looks the array up and then
+    makes it, so that two threads which come to a line at once may get one each; setdefault does both in one."""
+    caller = sys._getframe(1)
+    return self._allocations.setdefault((caller.f_code.co_filename, caller.f_lineno), np.empty(shape, dtype))
+
+
+if SIMULATED:
+    _simulated: Any = importlib.import_module("numba.cuda.simulator.kernelapi")
+    _simulated.FakeCUDAShared.array = _shared_array
+
+
 def kernel(function: Callable[..., None], name: str = "") -> Kernel:
     """Make a function a kernel."""
     return Kernel(function, name or function.__name__)
@@ -140,7 +153,12 @@ def device(function: Callable[..., Any]) -> Any:
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Any:
     """New memory. In the simulator it holds NaN (or an absurd integer), so that no test passes on what was there."""
-    a = cuda.device_array(tuple(shape), np.dtype(dtype))
+    try:
+        a = cuda.device_array(tuple(shape), np.dtype(dtype))
+    except Exception as error:  # Numba has one class for all that the driver reports
+        if "OUT_OF_MEMORY" in str(error):
+            raise MemoryError(f"on the CUDA device, for shape {tuple(shape)}") from error
+        raise
     if SIMULATED:
         a[...] = np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max
     return a
@@ -150,6 +168,12 @@ def view(a: Any, *shape: int) -> Any:
     """The same memory in another shape."""
     # Numba cannot reshape an array without elements; no kernel reads one.
     return a.reshape(shape) if 0 not in a.shape else empty(shape, a.dtype)
+
+
+def copy(to: Any, source: Any) -> None:
+    """To device memory from the device or the host, both C-contiguous."""
+    if 0 not in to.shape:  # the simulator compares the strides even of arrays without elements
+        to.copy_to_device(source)
 
 
 def flat(a: Any) -> Any:
