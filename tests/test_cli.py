@@ -208,7 +208,7 @@ def test_demo_stops_at_a_wrong_gradient(capsys, monkeypatch, tmp_path: Path) -> 
     broken.op = wrong
     monkeypatch.setattr(cnncore.ops, "relu", broken)
     assert main(["demo", *TINY]) == 1
-    assert "the gradient of relu on" in capsys.readouterr().err
+    assert "demo: wrong gradients: relu on numpy" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -7,17 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import bench, ops
+from .. import bench
 from ..errors import CnncoreError
-from ..gradcheck import gradcheck
-from ..ops.domain import Draw
 from ..ops.op import registry
-from ..progress import Progress
 from .bench import measure, print_rows
-from .common import add_command, available, print_json, print_table
+from .common import add_command, available, print_json
+from .gradcheck import check, print_missing, print_reports, simulate_without_gpu
 from .train import add_options, print_result, train
 
 PROBLEMS = {"conv": ["mnist1", "mnist2"], "linear": ["lenet fc"], "max_pool": ["2x2/2"], "relu": ["64x96x32x32"]}
+SEEDS = 3
 QUICK = {"epochs": 1, "images": 500}
 
 
@@ -34,35 +33,25 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run_dir="runs/demo", model="lenet")
 
 
-def check_gradients(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One drawn problem of every op on every backend. Raises CnncoreError where a gradient is wrong."""
-    backends = available()
-    found: list[dict[str, Any]] = []
-    rows = []
-    with Progress(len(registry), quiet=args.json) as bar:
-        for name, op in registry.items():
-            bar.advance(1, f"gradient of {name}")
-            case = op.domain(Draw(args.seed))
-            reports = [
-                gradcheck(getattr(ops, name), case.arrays, backend=b, gap=case.gap, **case.attrs) for b in backends
-            ]
-            wrong = [report for report in reports if not report.ok]
-            if wrong:
-                raise CnncoreError(
-                    f"demo: the gradient of {name} on {wrong[0].backend} is wrong (cnncore gradcheck {name})"
-                )
-            found += [report.as_dict() for report in reports]
-            rows.append([name, *(f"{report.max_error:.0e}" for report in reports)])
-    if not args.json:
-        print_table("gradients: relative error against central differences", ["op", *backends], rows)
-    return found
+def check_gradients(quiet: bool) -> list[dict[str, Any]]:
+    """Drawn problems of every op on every backend. Raises CnncoreError where a gradient is wrong."""
+    simulate_without_gpu()
+    reports = check(registry, available(), "float64", SEEDS, quiet)
+    if not quiet:
+        print_reports(reports, "float64", SEEDS)
+        print_missing()
+    wrong = [key for key, group in reports.items() if not all(report.ok for report in group)]
+    if wrong:
+        found = ", ".join(f"{name} on {backend}" for name, backend in wrong)
+        raise CnncoreError(f"demo: wrong gradients: {found} (cnncore gradcheck {wrong[0][0]} shows more)")
+    return [report.as_dict() for group in reports.values() for report in group]
 
 
 def run(args: argparse.Namespace) -> int:
     if args.quick:
         vars(args).update(QUICK)
     run_dir = Path(args.run_dir)
-    gradients = check_gradients(args)
+    gradients = check_gradients(quiet=args.json)
     metrics = train(args, run_dir)
     if not args.json:
         print_result(metrics, run_dir)

@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import ops
@@ -15,9 +16,11 @@ from ..errors import CnncoreError
 from ..gradcheck import gradcheck
 from ..gradcheck_report import Report
 from ..ops.domain import Draw
-from ..ops.op import registry
+from ..ops.op import Op, registry
 from ..progress import Progress
 from .common import add_command, available, print_json, print_table, require
+
+Reports = dict[tuple[str, str], list[Report]]  # (op, backend) -> one per problem
 
 
 def add_parser(commands: Any) -> None:
@@ -49,18 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.backend in ("cuda", "all"):
         simulate_without_gpu()
     backends = available() if args.backend == "all" else [args.backend]
-    reports: dict[tuple[str, str], list[Report]] = {}
-    with Progress(len(chosen) * len(backends), quiet=args.json) as bar:
-        for name, op in chosen.items():
-            for backend in backends:
-                bar.advance(1, f"{name} on {label(backend)}")
-                cases = [op.domain(Draw(seed)) for seed in range(args.seeds)]
-                reports[name, backend] = [
-                    gradcheck(
-                        getattr(ops, name), c.arrays, backend=backend, dtype=args.dtype, seed=s, gap=c.gap, **c.attrs
-                    )
-                    for s, c in enumerate(cases)
-                ]
+    reports = check(chosen, backends, args.dtype, args.seeds, quiet=args.json)
     every = [report for group in reports.values() for report in group]
     wrong = [report for report in every if not report.ok]
     if args.json:
@@ -77,18 +69,44 @@ def run(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def show(args: argparse.Namespace, reports: dict[tuple[str, str], list[Report]], wrong: list[Report]) -> None:
+def check(chosen: Mapping[str, Op], backends: Sequence[str], dtype: str, seeds: int, quiet: bool) -> Reports:
+    """Check the first `seeds` problems of each op's domain on each backend."""
+    reports: Reports = {}
+    with Progress(len(chosen) * len(backends), quiet=quiet) as bar:
+        for name, op in chosen.items():
+            for backend in backends:
+                bar.advance(1, f"{name} on {label(backend)}")
+                cases = [op.domain(Draw(seed)) for seed in range(seeds)]
+                reports[name, backend] = [
+                    gradcheck(getattr(ops, name), c.arrays, backend=backend, dtype=dtype, seed=s, gap=c.gap, **c.attrs)
+                    for s, c in enumerate(cases)
+                ]
+    return reports
+
+
+def show(args: argparse.Namespace, reports: Reports, wrong: list[Report]) -> None:
     """The full reports asked for, a table of all, and every wrong report."""
-    names, backends = (list(dict.fromkeys(key[i] for key in reports)) for i in (0, 1))
     for report in [r for group in reports.values() for r in group if args.ops and r.ok] + wrong:
         print(report, end="\n\n")
-    rows = [[name, *(_cell(reports[name, b]) for b in backends)] for name in names]
-    title = f"gradients in {args.dtype}, {args.seeds} problems each: largest relative error against central differences"
-    print_table(title, ["op", *map(label, backends)], rows)
+    print_reports(reports, args.dtype, args.seeds)
     if args.backend == "all":
-        for backend in select.NAMES:
-            if backend not in backends:
-                print(f"not checked: {select.why_not(backend)}")
+        print_missing()
+
+
+def print_missing() -> None:
+    """Which backends could not be checked, and why."""
+    for backend in select.NAMES:
+        reason = select.why_not(backend)
+        if reason:
+            print(f"not checked: {reason}")
+
+
+def print_reports(reports: Reports, dtype: str, seeds: int) -> None:
+    """A table of the largest errors, op by backend."""
+    names, backends = (list(dict.fromkeys(key[i] for key in reports)) for i in (0, 1))
+    rows = [[name, *(_cell(reports[name, b]) for b in backends)] for name in names]
+    title = f"gradients in {dtype}, {seeds} problems each: largest relative error against central differences"
+    print_table(title, ["op", *map(label, backends)], rows)
 
 
 def _cell(group: list[Report]) -> str:
