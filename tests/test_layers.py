@@ -102,6 +102,19 @@ def test_a_shared_layer_is_one_set_of_parameters_whose_gradients_add():
     np.testing.assert_allclose(shared.bias.grad, one.bias.grad + two.bias.grad, rtol=1e-14)
 
 
+def test_two_layers_may_hold_one_parameter():
+    one, two = ly.Linear(4, 4, seed=1, **F64), ly.Linear(4, 4, seed=2, **F64)
+    two.weight = one.weight
+    net = ly.Sequential(one, two)
+    assert list(net.parameters()) == ["0.weight", "0.bias", "1.bias"]
+    x = RNG.standard_normal((3, 4))
+    net.forward(x)
+    net.backward(np.ones((3, 4)))
+    above = np.ones((3, 4)) @ one.weight.value  # by hand, for y = (x w^T + b) w^T + c
+    expected = above.T @ x + np.ones((4, 3)) @ (x @ one.weight.value.T)
+    np.testing.assert_allclose(one.weight.grad, expected, rtol=1e-12)
+
+
 def test_contexts_of_two_calls_do_not_meet():
     net, shape = nets()["branches"]
     a, b = RNG.standard_normal(shape), RNG.standard_normal(shape)

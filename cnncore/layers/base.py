@@ -119,15 +119,14 @@ class Layer:
 
     def walk(self, name: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer and all layers inside it, by dotted name; one that stands twice comes once, first name."""
-        seen: set[int] = set()
+        seen: set[Layer] = set()
         pending: list[tuple[str, Layer]] = [(name, self)]
         while pending:
             path, layer = pending.pop()
-            if id(layer) in seen:
-                continue
-            seen.add(id(layer))
-            yield path, layer
-            pending += [(_join(path, key), child) for key, child in reversed(layer.children().items())]
+            if layer not in seen:
+                seen.add(layer)
+                yield path, layer
+                pending += [(_join(path, key), child) for key, child in reversed(layer.children().items())]
 
     def own_parameters(self) -> dict[str, Parameter]:
         """The parameters of this layer alone."""
@@ -135,12 +134,11 @@ class Layer:
 
     def parameters(self) -> dict[str, Parameter]:
         """All parameters, by dotted name ("0.weight"); a shared one comes once, under its first name."""
-        found: dict[str, Parameter] = {}
+        first_name: dict[Parameter, str] = {}
         for path, layer in self.walk():
             for key, parameter in layer.own_parameters().items():
-                if all(parameter is not other for other in found.values()):
-                    found[_join(path, key)] = parameter
-        return found
+                first_name.setdefault(parameter, _join(path, key))
+        return {name: parameter for parameter, name in first_name.items()}
 
     def used(self, **parameters: Parameter | None) -> dict[str, Parameter]:
         """The parameters that a context is to compute gradients for: those that are there, none when frozen."""
