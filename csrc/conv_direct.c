@@ -15,6 +15,9 @@
  *   backward to w    the other way round: a block of rows x maps stays in registers while the pixels go by. Every
  *                    dw element belongs to one task: no races, no atomics.
  *
+ * Few maps (dx of a first layer has 1 or 3) would leave most lanes empty. There the reduction is the vector: a tile of
+ * DOT_PIXELS by DOT_MAPS sums keeps V partial sums each, along runs that are long because they hold dy's channels.
+ *
  * Registers: a tile of MR pixels (or rows) by NV vectors of maps. Per step NV loads of w, MR broadcasts of x and
  * MR * NV fused multiply-adds: 12 against 8 loads with 16 registers, 24 against 14 with 32, so arithmetic is the limit.
  * Weights are packed to [block of NV * V maps][row][lane], so the inner loop reads them in order.
@@ -33,6 +36,8 @@
 #else
 #define MR 4 /* no fused multiply-add: products need registers too */
 #endif
+#define DOT_PIXELS 4
+#define DOT_MAPS 3
 #define PIXELS (MR * 16) /* per task: their part of x stays in L2 while the blocks of maps go by */
 #define MAP_BLOCKS 4     /* blocks of maps per task */
 #define ROW_TILES 16     /* tiles of rows per task in backward to w */
@@ -136,6 +141,65 @@ static void FN(store_tile)(REAL *const y[MR], int64_t pixels, int64_t lanes, int
     }
 }
 
+/* Whether the reduction should be the vector: few maps, and runs that fill vectors. */
+static int FN(few_maps)(const row_list *rows, int64_t maps) {
+    for (int64_t r = 0; r < rows->runs; r++)
+        if (rows->run_list[r].length < V) return 0;
+    return 2 * maps <= BLOCK;
+}
+
+/* Weights as [map][row]. */
+static void FN(pack_dot_weights)(REAL *to, const REAL *w, const row_list *rows, int64_t maps, int64_t map_stride) {
+    for (int64_t k = 0; k < maps; k++)
+        for (int64_t r = 0; r < rows->count; r++) to[k * rows->count + r] = w[rows->weight[r] + k * map_stride];
+}
+
+INLINE void FN(dot_tile)(const row_list *rows, const REAL *const x[DOT_PIXELS], const REAL *const w[DOT_MAPS],
+                         vec acc[DOT_PIXELS][DOT_MAPS]) {
+    int64_t row = 0;
+    for (int64_t r = 0; r < rows->runs; r++) {
+        const int64_t offset = rows->run_list[r].offset, length = rows->run_list[r].length;
+        for (int64_t i = 0; i < length; i += V) {
+            vec lanes[DOT_MAPS];
+            UNROLL for (int k = 0; k < DOT_MAPS; k++) lanes[k] = FN(load_n)(w[k] + row + i, length - i);
+            UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
+                const vec from = FN(load_n)(x[m] + offset + i, length - i);
+                UNROLL for (int k = 0; k < DOT_MAPS; k++) acc[m][k] += from * lanes[k];
+            }
+        }
+        row += length;
+    }
+}
+
+/* gather, with the reduction as the vector and weights from pack_dot_weights. */
+static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
+                    const REAL *bias, int64_t maps) {
+    const int64_t pixels = FN(grid_pixels)(g);
+    PARALLEL_FOR
+    for (int64_t first = 0; first < pixels; first += PIXELS) {
+        const int64_t count = MIN(PIXELS, pixels - first);
+        int64_t in[PIXELS], out[PIXELS];
+        FN(locate)(g, first, count, in, out);
+        for (int64_t k0 = 0; k0 < maps; k0 += DOT_MAPS)
+            for (int64_t i = 0; i < count; i += DOT_PIXELS) {
+                const REAL *from[DOT_PIXELS], *w[DOT_MAPS];
+                vec acc[DOT_PIXELS][DOT_MAPS];
+                for (int m = 0; m < DOT_PIXELS; m++) from[m] = x + in[MIN(i + m, count - 1)];
+                for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k0 + k, maps - 1) * rows->count;
+                UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
+                    UNROLL for (int k = 0; k < DOT_MAPS; k++) acc[m][k] = (vec){0};
+                }
+                FN(dot_tile)(rows, from, w, acc);
+                for (int m = 0; m < MIN(DOT_PIXELS, count - i); m++)
+                    for (int k = 0; k < MIN(DOT_MAPS, maps - k0); k++) {
+                        REAL sum = bias ? bias[k0 + k] : 0;
+                        for (int v = 0; v < V; v++) sum += acc[m][k][v];
+                        y[out[i + m] + (k0 + k) * g->out_channel] = sum;
+                    }
+            }
+    }
+}
+
 /* y for every pixel of the grid and `maps` maps, from packed weights. */
 static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
                        const REAL *bias, int64_t maps) {
@@ -167,6 +231,18 @@ static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const
                 FN(store_tile)(to, full, lanes, g->out_channel, acc);
             }
         }
+    }
+}
+
+/* gather or dot, weights packed on the way. Weight of (row, map k) is w[row.weight + k * map_stride]. */
+static void FN(product)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *w,
+                        const REAL *bias, int64_t maps, int64_t map_stride, REAL *packed) {
+    if (FN(few_maps)(rows, maps)) {
+        FN(pack_dot_weights)(packed, w, rows, maps, map_stride);
+        FN(dot)(g, rows, y, x, packed, bias, maps);
+    } else {
+        FN(pack_weights)(packed, w, rows, maps, map_stride);
+        FN(gather)(g, rows, y, x, packed, bias, maps);
     }
 }
 
@@ -227,7 +303,7 @@ static void FN(scatter_weights)(const pixel_grid *g, const row_list *rows, REAL 
     }
 }
 
-/* db[k] = sum over pixels of dy, block by block so that rounding grows with the logarithm-like two-level sum. */
+/* db[k] = sum over pixels of dy, in two levels (blocks of PIXELS, then their sums), which rounds less than one. */
 static void FN(sum_maps)(const pixel_grid *g, REAL *db, const REAL *dy, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g);
     PARALLEL_FOR
@@ -288,9 +364,9 @@ int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, 
     pixel_grid g = FN(forward_grid)(&p->window, &from, y->stride[0], y->stride + 2, y->stride[1], y->shape[0]);
     for (int64_t group = 0; group < p->groups; group++) {
         const int64_t k = group * maps;
-        FN(pack_weights)(weights, (const REAL *)w->data + k * rows_most, &rows, maps, rows_most);
-        FN(gather)(&g, &rows, (REAL *)y->data + k * y->stride[1], from.origin + group * channels, weights,
-                   b ? (const REAL *)b->data + k : NULL, maps);
+        FN(product)(&g, &rows, (REAL *)y->data + k * y->stride[1], from.origin + group * channels,
+                    (const REAL *)w->data + k * rows_most, b ? (const REAL *)b->data + k : NULL, maps, rows_most,
+                    weights);
     }
     return 0;
 }
@@ -355,9 +431,9 @@ static void FN(backward_data)(cc_out dx, const map_view *dy, cc_in w, const cc_c
                     for (int64_t k = 0; k < maps; k++) FN(add_row)(rows, offset + k, k * channels * taps + t);
                 }
         for (int64_t group = 0; group < p->groups; group++) {
-            FN(pack_weights)(weights, (const REAL *)w->data + group * maps * channels * taps, rows, channels, taps);
-            FN(gather)(&g, rows, (REAL *)dx->data + start + group * channels * dx->stride[1],
-                       dy->origin + group * maps, weights, NULL, channels);
+            FN(product)(&g, rows, (REAL *)dx->data + start + group * channels * dx->stride[1],
+                        dy->origin + group * maps, (const REAL *)w->data + group * maps * channels * taps, NULL,
+                        channels, taps, weights);
         }
     }
 }
