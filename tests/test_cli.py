@@ -218,6 +218,7 @@ WRONG = {
     "an op that is not there": (["bench", "nope"], "no op is called 'nope'"),
     "a problem that is not there": (["bench", "relu", "--only", "zzz"], "bench: no problem of relu has 'zzz'"),
     "no images": (["train", "lenet", "--images", "0"], "train: images must be at least 1, got 0"),
+    "no epochs": (["train", "lenet", "--epochs", "0"], "train: epochs must be at least 1, got 0"),
     "a negative rate": (["train", "lenet", *TINY, "--lr", "-1"], "lr must be"),
     "a rate that is not a number": (["train", "lenet", *TINY, "--lr", "nan"], "lr must be"),
     "a negative shift": (["train", "lenet", *TINY, "--shift", "-1"], "shift: k must be at least 0, got -1"),

@@ -72,16 +72,15 @@ def run(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace, run_dir: Path) -> dict[str, Any]:
     """Train as the options say, save everything in run_dir, and return what metrics.json holds."""
     require("safetensors", "train")
+    epochs = integer("train", "epochs", args.epochs, 1)
     with use_backend(args.backend) if args.backend else contextlib.nullcontext():
         (x, y), test = data.mnist(args.data) if args.data else data.mnist10k()
         count = len(x) if args.images is None else integer("train", "images", args.images, 1)
         train_set = x[:count], y[:count]
         net = getattr(models, args.model)(pool=args.pool, dropout=args.dropout, seed=args.seed)
-        trainer = Trainer(
-            net, optimizer(net, args), CosineLR(max(args.epochs, 1)), seed=args.seed, run_dir=run_dir, quiet=args.json
-        )
+        trainer = Trainer(net, optimizer(net, args), CosineLR(epochs), seed=args.seed, run_dir=run_dir, quiet=args.json)
         trainer.fit(
-            train_set, test, epochs=args.epochs, batch_size=args.batch_size, augment=data.shift(args.shift),
+            train_set, test, epochs=epochs, batch_size=args.batch_size, augment=data.shift(args.shift),
             resume=args.resume,
         )  # fmt: skip
         confusion = confusion_table(net, test)
