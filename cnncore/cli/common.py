@@ -55,7 +55,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
         table = Table()
         for i, column in enumerate(columns):
-            table.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+            table.add_column(column, justify="left" if i < left else "right")
         for row in cells:
             table.add_row(*map(Text, row))
         Console(width=console_width()).print(table)

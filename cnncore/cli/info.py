@@ -34,7 +34,7 @@ def collect() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "backends": {name: select.why_not(name) or "available" for name in select.NAMES},
+        "backends": {name: (select.why_not(name) or "available").removeprefix(f"{name}: ") for name in select.NAMES},
         "native": native,
         "ops": {name: {backend: _directions(op, backend) for backend in available()} for name, op in registry.items()},
     }

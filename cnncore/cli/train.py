@@ -142,7 +142,7 @@ def print_result(metrics: dict[str, Any], run_dir: Path) -> None:
     """Accuracy, who was taken for whom, and what was saved."""
     confusion = np.array(metrics["confusion"])
     rows = [
-        [f"{digit}", *(str(n) if n else "·" for n in line), f"{100 * line[digit] / max(line.sum(), 1):.1f} %"]
+        [f"{digit}", *(str(n) if n else "." for n in line), f"{100 * line[digit] / max(line.sum(), 1):.1f} %"]
         for digit, line in enumerate(confusion)
     ]
     print_table("test digits (rows) and what they were taken for", ["", *map(str, range(CLASSES)), "right"], rows)
