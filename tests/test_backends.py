@@ -1,0 +1,502 @@
+"""Every op on every engine (each instruction set of C, and CUDA) against the definition, forward and backward.
+
+Bounds are bounds.py's, which follow from rounding. The C kernels' results and scratch are full of NaN beforehand.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from bounds import Problem, answer, check, outputs_of
+from engines import ENGINES, NATIVE, to_host
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from oracle import REAL, axes, outputs, taps
+from strategies import DTYPES, LAYOUTS, HypothesisDraw, cast, channels_last, edge_case, examples, maps, problem
+
+from cnncore.backends import select
+from cnncore.ops.domain import Draw
+from cnncore.ops.op import INDEX, MAP, PARAM, RANDOM, registry, run
+from cnncore.ops.random import uniform
+
+OPS = list(registry)
+WINDOWED = ["conv", "max_pool", "avg_pool"]
+engines = pytest.mark.parametrize("engine", ENGINES, ids=str)
+natives = pytest.mark.parametrize("engine", NATIVE, ids=str)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
+ops = pytest.mark.parametrize("name", OPS)
+
+
+def compute(p: Problem, engine, needs=None, out=None):
+    """(outputs, gradients) of a problem on an engine, on the host."""
+    with engine.running() as backend:
+        y, ctx = run(p.op, p.arrays, p.attrs, backend, out)
+        assert ctx.backend == backend
+        gradients = ctx.backward(p.dy, needs) if p.dy is not None else ()
+        return to_host(outputs_of(p.op, y)), to_host(gradients)
+
+
+def compare(p: Problem, got) -> None:
+    want = answer(p)
+    for i, result in enumerate(got[0]):
+        assert result.dtype == p.dtype
+        check(result, want.outputs[i], want.output_bounds[i], f"{p.op.name} output {i}")
+    if p.dy is not None:
+        for name, gradient, exact, bound in zip(
+            p.op.names(p.arrays), got[1], want.gradients, want.gradient_bounds, strict=True
+        ):
+            assert gradient is None or gradient.dtype == p.dtype
+            check(gradient, exact, bound, f"{p.op.name} gradient of {name}")
+
+
+def copies(arrays):
+    return [None if a is None else np.array(a) for a in arrays]
+
+
+def fixed(name, dtype, seed=0, edge=False, **changes) -> Problem:
+    """One problem from a seed; with `edge`, not a small one."""
+    op = registry[name]
+    case = op.domain(Draw(seed))
+    arrays = cast(op, case, dtype)
+    if edge:
+        arrays = LARGE.get(name, lambda rng: arrays)(np.random.default_rng(seed))
+        arrays = tuple(a.astype(dtype) if a is not None and a.dtype.kind == "f" else a for a in arrays)
+    attrs = {**(LARGE_ATTRS.get(name, {}) if edge and name in LARGE else case.attrs), **changes}
+    if op.backward is None:
+        return Problem(op, arrays, attrs, dtype)
+    y, _ = run(op, arrays, attrs, "numpy")
+    return Problem(op, arrays, attrs, dtype, np.asarray(Draw(seed).normal(*y.shape)).astype(dtype))
+
+
+# Problems that are large enough to be cut into pieces for several threads.
+LARGE = {
+    "conv": lambda r: (r.standard_normal((3, 33, 13, 15)), r.standard_normal((35, 33, 3, 3)), r.standard_normal(35)),
+    "max_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
+    "avg_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
+    "linear": lambda r: (r.standard_normal((65, 130)), r.standard_normal((67, 130)), r.standard_normal(67)),
+    "softmax": lambda r: (r.standard_normal((9, 65, 17, 13)),),
+    "softmax_cross_entropy": lambda r: (r.standard_normal((5001, 11)), r.integers(0, 11, 5001)),
+    "relu": lambda r: (r.standard_normal((3, 33, 41, 43)),),
+    "dropout": lambda r: (r.standard_normal((3, 33, 41, 43)), r.random((3, 33, 41, 43))),
+    "add": lambda r: tuple(r.standard_normal((3, 33, 41, 43)) for _ in range(3)),
+    "concat": lambda r: tuple(r.standard_normal((3, c, 41, 43)) for c in (7, 33, 1)),
+    "sgd_step": lambda r: tuple(r.standard_normal(100_003) for _ in range(3)),
+    "adam_step": lambda r: (*(r.standard_normal(100_003) for _ in range(3)), r.random(100_003)),
+}
+POOLING = {"kernel": 3, "stride": 2, "padding": 1}
+LARGE_ATTRS = {
+    "conv": {"padding": 1},
+    "max_pool": POOLING,
+    "avg_pool": POOLING,
+    "dropout": {"p": 0.3},
+    "sgd_step": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    "adam_step": {"lr": 0.1, "step": 3, "weight_decay": 0.01},
+}
+
+
+# --- agreement with the definition ---
+
+
+@dtypes
+@ops
+@engines
+@examples(12)
+@given(data=st.data())
+def test_agrees_with_the_definition(engine, name, dtype, data):
+    """The op's own domain, in any layouts; any subset of gradients; inputs stay as they are."""
+    op = registry[name]
+    case = op.domain(HypothesisDraw(data, spread=2 if engine.backend == "cuda" else None))
+    if engine.backend == "cuda":  # the simulator takes 0.15 ms a thread
+        assume(op.flops(op.rule(*case.arrays, **case.attrs), case.arrays)[0] < 2000)
+    p = problem(data, op, dtype, case)
+    needs = None
+    if op.backward is not None:
+        needs = data.draw(st.sets(st.sampled_from(op.names(p.arrays))), label="needs")
+    before = copies([*p.arrays, p.dy])
+    outputs_, gradients = compute(p, engine, needs)
+    for a, b in zip([*p.arrays, p.dy], before, strict=True):
+        assert a is None or np.array_equal(a, b), "an input was written to"
+    want = answer(p)
+    for i, got in enumerate(outputs_):
+        assert got.dtype == dtype
+        check(got, want.outputs[i], want.output_bounds[i], f"{name} output {i}")
+    for argument, got, exact, bound in zip(
+        op.names(p.arrays), gradients, want.gradients, want.gradient_bounds, strict=bool(gradients)
+    ):
+        assert got is None or got.dtype == dtype
+        check(got, exact if argument in needs else None, bound, f"{name} gradient of {argument}")
+
+
+@dtypes
+@ops
+@natives
+@examples(12)
+@given(data=st.data())
+def test_agrees_around_the_edges_of_tiles(engine, name, dtype, data):
+    """Channels, pixels and lengths below, at and above the widths of vectors and tiles."""
+    op = registry[name]
+    p = problem(data, op, dtype, edge_case(HypothesisDraw(data), op))
+    compare(p, compute(p, engine))
+
+
+@dtypes
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@natives
+def test_convolution_at_every_number_of_channels(engine, dtype, kernel):
+    """Every remainder of every tile: all channel counts up to 33 on either side, widths around 6 and 12."""
+    rng = np.random.default_rng(kernel)
+    for c in (*range(1, 34), 48, 65):
+        k, width, height = 34 - c if c < 34 else c - 1, 1 + c % 14, 1 + (c * 5) % 7
+        x = rng.standard_normal((1, c, height, width)).astype(dtype)
+        w = rng.standard_normal((k, c, kernel, kernel)).astype(dtype)
+        attrs = {"padding": kernel // 2, "stride": 1 + c % 2}
+        if kernel > min(height, width) + 2 * (kernel // 2):
+            continue
+        y, _ = run(registry["conv"], (x, w), attrs, "numpy")
+        p = Problem(registry["conv"], (x, w, None), attrs, dtype, rng.standard_normal(y.shape).astype(dtype))
+        compare(p, compute(p, engine))
+        last = p._replace(arrays=(channels_last(x), w, None), dy=channels_last(p.dy))
+        compare(last, compute(last, engine))
+
+
+@dtypes
+@ops
+@engines
+def test_an_empty_batch(engine, name, dtype):
+    """N = 0: empty results, zero gradients for parameters."""
+    op = registry[name]
+    case = op.domain(Draw(11))
+    roles = op.roles(case.arrays)
+    arrays = tuple(
+        a[:0] if a is not None and (r in (MAP, INDEX, RANDOM) or op.backward is None) else a
+        for a, r in zip(cast(op, case, dtype), roles, strict=True)
+    )
+    attrs = {**case.attrs, "axis": -1} if "axis" in case.attrs and arrays[0].ndim > 1 else dict(case.attrs)
+    p = Problem(op, arrays, attrs, dtype)
+    if op.backward is not None:
+        y, _ = run(op, arrays, attrs, "numpy")
+        p = p._replace(dy=np.ones_like(y))
+    outputs_, gradients = compute(p, engine)
+    for got in outputs_:
+        assert got.size == 0 or (name == "softmax_cross_entropy" and got == 0)
+    for a, got, role in zip(arrays, gradients, roles, strict=bool(gradients)):
+        assert got is None or (got.shape == a.shape and not got.any()), role
+
+
+# --- where the bits are promised ---
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["relu", "max_pool", "dropout", "add", "concat"])
+@engines
+@examples(6)
+@given(data=st.data())
+def test_ops_that_only_choose_move_or_add_in_order_are_exact(engine, name, dtype, data):
+    """Equal to the definition in the same dtype to the bit, in every layout: add runs from the left, as documented."""
+    op = registry[name]
+    p = problem(data, op, dtype, op.domain(HypothesisDraw(data, spread=1)))
+    y, _ = run(op, p.arrays, p.attrs, "numpy")
+    assert np.array_equal(compute(p, engine)[0][0], y)
+
+
+@ops
+@natives
+def test_layouts_do_not_change_the_bits(engine, name):
+    """A layout that is copied on entry gives the bits that the contiguous call gives."""
+    p = fixed(name, np.float32, seed=2)
+    want = compute(p, engine)
+    for layout in ("sliced", "negative", "read_only", "unaligned", "padded_rows"):
+        moved = p._replace(
+            arrays=tuple(a if a is None or not a.ndim else LAYOUTS[layout](a) for a in p.arrays),
+            dy=p.dy if p.dy is None or not p.dy.ndim else LAYOUTS[layout](p.dy),
+        )
+        for got, exact in zip(compute(moved, engine), want, strict=True):
+            for a, b in zip(got, exact, strict=True):
+                assert (a is None and b is None) or np.array_equal(a, b), layout
+
+
+@dtypes
+@ops
+@natives
+def test_the_number_of_threads_does_not_change_the_bits(engine, name, dtype):
+    from cnncore.backends import native
+
+    p = fixed(name, dtype, edge=True)
+    last = p._replace(
+        arrays=tuple(channels_last(a) if r == MAP else a for a, r in zip(p.arrays, p.op.roles(p.arrays), strict=True))
+    )
+    before = native.get_threads()
+    try:
+        for version in (p, last):
+            results = []
+            for threads in (1, 2, 3):
+                native.set_threads(threads)
+                outputs_, gradients = compute(version, engine)
+                results.append([a for a in (*outputs_, *gradients) if a is not None])
+            assert results[0]
+            compare(version, (outputs_, gradients))
+            for others in results[1:]:
+                for a, b in zip(results[0], others, strict=True):
+                    assert np.array_equal(a, b)
+    finally:
+        native.set_threads(before)
+
+
+@natives
+def test_calls_from_several_threads_do_not_mix(engine):
+    """Four Python threads convolve at once, each with its own numbers and its own scratch."""
+    problems = [fixed("conv", np.float32, seed=seed, edge=True) for seed in range(4)]
+    want = [compute(p, engine) for p in problems]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(5):
+            y, ctx = run(problems[i].op, problems[i].arrays, problems[i].attrs, engine.backend)
+            gradients = ctx.backward(problems[i].dy)
+            if not all(np.array_equal(a, b) for a, b in zip((y, *gradients), (*want[i][0], *want[i][1]), strict=True)):
+                wrong.append(i)
+
+    with_isa = [threading.Thread(target=_inside, args=(engine, work, i)) for i in range(4)]
+    for thread in with_isa:
+        thread.start()
+    for thread in with_isa:
+        thread.join()
+    assert not wrong
+
+
+def _inside(engine, work, i):
+    from cnncore.backends import native
+
+    with native.use_isa(engine.isa):
+        work(i)
+
+
+# --- NaN, Inf, ties ---
+
+
+def reached(name, p: Problem, at: tuple[int, ...]):
+    """Spatial outputs whose window holds the spatial input `at`, by brute force."""
+    kernel = p.arrays[1].shape[2:] if name == "conv" else p.attrs["kernel"]
+    geometry = axes(p.arrays[0].shape[2:], kernel, p.attrs, 1 if name == "conv" else kernel)
+    mask = np.zeros(tuple(a.out for a in geometry), bool)
+    for o in outputs(geometry):
+        mask[o] = any(kind == REAL and place == at for _, place, kind in taps(geometry, o))
+    return mask
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("name", WINDOWED)
+@engines
+@examples(8)
+@given(data=st.data())
+def test_a_special_value_reaches_exactly_its_windows(engine, name, value, data):
+    """One NaN or Inf in x: an output is special where its window holds it and nowhere else."""
+    op = registry[name]
+    draw = HypothesisDraw(data, spread=1 if engine.backend == "cuda" else None)
+    case = op.domain(draw) if engine.backend == "cuda" or draw.choice([0, 1]) else edge_case(draw, op)
+    p = problem(data, op, np.float32, case, layouts=False)
+    x = p.arrays[0]
+    assume(x.size < (300 if engine.backend == "cuda" else 20_000) and np.all(p.arrays[-1] != 0 if name == "conv" else 1))
+    at = tuple(data.draw(st.integers(0, n - 1)) for n in x.shape)
+    x[at] = value
+    if data.draw(st.booleans()):
+        p = p._replace(arrays=(channels_last(x), *p.arrays[1:]))
+    y = compute(p._replace(dy=None), engine)[0][0]
+    mask = np.zeros(y.shape, bool)
+    groups = p.attrs.get("groups", 1)
+    maps_ = slice(at[1], at[1] + 1)
+    if name == "conv":
+        group, per = at[1] // (x.shape[1] // groups), p.arrays[1].shape[0] // groups
+        maps_ = slice(group * per, (group + 1) * per)
+    mask[at[0], maps_] = reached(name, p, at[2:])
+    if name == "max_pool" and value == -np.inf:  # it wins only where it is alone
+        want, _ = run(op, p.arrays, p.attrs, "numpy")
+        assert np.array_equal(y, want)
+    else:
+        assert np.array_equal(~np.isfinite(y), mask)
+        assert np.isnan(y[mask]).all() if np.isnan(value) else np.isinf(y[mask]).all()
+
+
+@engines
+def test_nan_in_dy_reaches_exactly_its_inputs(engine):
+    """Backward of conv: one NaN in dy is in dx where the window was, in all of dw of its map, and in that map's db."""
+    p = fixed("conv", np.float32, seed=4, padding=0, stride=1, dilation=1)
+    p.dy[(0,) * p.dy.ndim] = np.nan
+    dx, dw, db = compute(p, engine)[1]
+    per = p.arrays[1].shape[0] // p.attrs["groups"]
+    mask = np.zeros(dx.shape, bool)
+    mask[(0, slice(0, p.arrays[1].shape[1]), *(slice(0, k) for k in p.arrays[1].shape[2:]))] = True
+    assert per >= 1 and np.array_equal(np.isnan(dx), mask)
+    assert np.isnan(dw[0]).all() and not np.isnan(dw[1:]).any()
+    assert db is None or np.isnan(db).tolist() == [True] + [False] * (len(db) - 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("name", ["relu", "dropout", "add", "softmax", "linear", "concat", "softmax_cross_entropy"])
+@engines
+def test_special_values_elsewhere(engine, name, value):
+    """The definition and the engine put NaN and Inf at the same places, with the same signs."""
+    for seed in range(3):
+        p = fixed(name, np.float32, seed=seed)
+        p.arrays[0][(0,) * p.arrays[0].ndim] = value
+        with np.errstate(all="ignore"):
+            y, ctx = run(p.op, p.arrays, p.attrs, "numpy")
+            outputs_, gradients = compute(p, engine)
+            want = (y, *ctx.backward(p.dy))
+        for got, exact in zip((*outputs_, *gradients), want, strict=True):
+            if got is not None:
+                np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-5)  # which is special is exact here
+
+
+@dtypes
+@engines
+@examples(10)
+@given(data=st.data())
+def test_ties_go_to_the_first(engine, dtype, data):
+    """Few different values, zeros of both signs, -inf and NaN: the saved winner decides the gradient, so compare it."""
+    op = registry["max_pool"]
+    draw = HypothesisDraw(data, spread=1 if engine.backend == "cuda" else None)
+    case = op.domain(draw) if engine.backend == "cuda" else edge_case(draw, op)
+    levels = np.array([1, 1, -1, 0.0, -0.0, -np.inf, np.inf, np.nan])[: data.draw(st.integers(1, 8))]
+    case = case.__class__((levels[draw.rng.integers(0, len(levels), case.arrays[0].shape)],), case.attrs, 0)
+    p = problem(data, op, dtype, case)
+    y, ctx = run(op, p.arrays, p.attrs, "numpy")
+    outputs_, (dx,) = compute(p, engine)
+    assert np.array_equal(outputs_[0], y, equal_nan=True)
+    want = answer(p)
+    check(dx, want.gradients[0], want.gradient_bounds[0], "max_pool gradient of x")
+
+
+@engines
+def test_the_gradient_of_relu_at_zero_is_zero(engine):
+    x = np.array([0.0, -0.0, 1.0, -1.0, np.nan] * 9, np.float32)
+    p = Problem(registry["relu"], (x,), {}, np.float32, np.ones_like(x))
+    (y,), (dx,) = compute(p, engine)
+    assert np.array_equal(y, [0, 0, 1, 0, np.nan] * 9, equal_nan=True)
+    assert dx.tolist() == [0, 0, 1, 0, 1] * 9
+
+
+# --- memory: format, out, keys ---
+
+
+@ops
+@natives
+def test_results_keep_the_memory_format(engine, name):
+    """Channels-last in, channels-last out, forward and backward; contiguous in, contiguous out."""
+    op = registry[name]
+    seen = 0
+    for seed in range(20):
+        p = fixed(name, np.float32, seed)
+        where = maps(op, p.arrays)
+        if not where or len(where) < len([r for r in op.roles(p.arrays) if r == MAP]) or p.dy.ndim < 3:
+            continue
+        for change in (channels_last, np.ascontiguousarray):
+            arrays = tuple(change(a) if i in where else a for i, a in enumerate(p.arrays))
+            outputs_, gradients = compute(p._replace(arrays=arrays, dy=change(p.dy)), engine)
+            for a in (*outputs_, *(gradients[i] for i in where)):
+                assert np.array_equal(a.strides, change(a).strides) or 1 in a.shape, "another memory format"
+            for i, gradient in enumerate(gradients):
+                if gradient is not None and op.roles(p.arrays)[i] == PARAM:
+                    assert gradient.flags.c_contiguous
+            seen += 1
+    assert seen or name in ("linear", "softmax_cross_entropy", "sgd_step", "adam_step")
+
+
+@ops
+@engines
+def test_out(engine, name):
+    """Results written to given arrays, in any layout, also where they are (parts of) the arguments."""
+    if engine.backend == "cuda":
+        pytest.skip("its arrays live on the device: test_cuda.py")
+    for seed, last in ((0, False), (1, False), (2, True)):
+        p = fixed(name, np.float32, seed)._replace(dy=None)
+        if last:
+            p = p._replace(
+                arrays=tuple(
+                    channels_last(a) if r == MAP else a for a, r in zip(p.arrays, p.op.roles(p.arrays), strict=True)
+                )
+            )
+        want = compute(p, engine)[0]
+        for layout in LAYOUTS:
+            if layout in ("read_only", "stride_zero"):
+                continue
+            out = tuple(LAYOUTS[layout](np.full_like(a, np.nan)) if a.ndim else np.full_like(a, np.nan) for a in want)
+            got = compute(p, engine, out=out)[0]
+            for given_, returned, exact in zip(out, got, want, strict=True):
+                assert returned is given_ and np.array_equal(given_, exact), layout
+
+
+@ops
+@engines
+def test_out_may_be_an_argument(engine, name):
+    """Any argument of the right shape, whole or overlapping: as if it had been copied before."""
+    if engine.backend == "cuda":
+        pytest.skip("its arrays live on the device: test_cuda.py")
+    attrs = {"conv": {"padding": 1}, "max_pool": {"kernel": 3, "padding": 1, "stride": 1}}
+    attrs["avg_pool"] = attrs["max_pool"]
+    for i in range(4):
+        p = fixed(name, np.float32, 5)
+        if name in attrs:
+            shape, w = (2, 3, 5, 6), np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
+            x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+            p = Problem(p.op, (x, w, None) if name == "conv" else (x,), attrs[name], np.float32)
+        p = p._replace(dy=None)
+        want = compute(p, engine)[0]
+        if i >= len(p.arrays) or p.arrays[i] is None or p.arrays[i].shape != want[0].shape:
+            continue
+        if p.op.roles(p.arrays)[i] == INDEX:
+            continue
+        out = (p.arrays[i], *(np.empty_like(a) for a in want[1:]))
+        got = compute(p, engine, out=out)[0]
+        assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True)), f"in place of argument {i}"
+        # Overlapping: the argument and the result are one buffer, shifted by one element.
+        p = p._replace(arrays=tuple(copies(cast_back(p, name, attrs))))
+        buffer = np.zeros(p.arrays[i].size + 1, np.float32)
+        buffer[:-1] = p.arrays[i].reshape(-1)
+        argument, target = buffer[:-1].reshape(want[0].shape), buffer[1:].reshape(want[0].shape)
+        p = p._replace(arrays=(*p.arrays[:i], argument, *p.arrays[i + 1 :]))
+        got = compute(p, engine, out=(target, *(np.empty_like(a) for a in want[1:])))[0]
+        assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True)), f"overlapping argument {i}"
+
+
+def cast_back(p, name, attrs):
+    """The arguments of `p` as they were drawn (the call before may have written over one)."""
+    fresh = fixed(name, np.float32, 5).arrays
+    if name not in attrs:
+        return fresh
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 6)).astype(np.float32)
+    return (x, *p.arrays[1:])
+
+
+@engines
+@dtypes
+def test_dropout_with_a_key_is_dropout_with_its_array(engine, dtype):
+    for shape in [(7,), (2, 3, 4, 5)]:
+        x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+        for arrays in [(x, (9, 2**40)), (channels_last(x), (9, 2**40))]:
+            keyed = Problem(registry["dropout"], arrays, {"p": 0.4}, dtype, np.ones(shape, dtype))
+            given_ = keyed._replace(arrays=(arrays[0], uniform((9, 2**40), shape, dtype)))
+            for a, b in zip(compute(keyed, engine)[0], compute(given_, engine)[0], strict=True):
+                assert np.array_equal(a, b) and 0 < np.count_nonzero(a) < a.size
+            assert np.array_equal(compute(keyed, engine)[1][0], compute(given_, engine)[1][0])
+
+
+@natives
+def test_a_context_can_be_asked_twice(engine):
+    """Backward leaves what it reads: a second time gives the same gradients."""
+    for name in OPS:
+        p = fixed(name, np.float32, seed=6)
+        if p.dy is None:
+            continue
+        with engine.running() as backend:
+            _, ctx = run(p.op, p.arrays, p.attrs, backend)
+            first, second = ctx.backward(p.dy), ctx.backward(p.dy)
+        for a, b in zip(first, second, strict=True):
+            assert (a is None and b is None) or (a is not b and np.array_equal(a, b))
+
+
+def test_auto_is_the_fastest_that_is_there():
+    x = np.ones(3, np.float32)
+    assert run(registry["relu"], (x,), {}, "auto")[1].backend == ("c" if select.why_not("c") is None else "numpy")
