@@ -19,7 +19,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ["conv_direct.c", "dense.c", "pointwise.c", "pool.c", "random.c", "runtime.c", "steps.c"]
-COMMON = ["-O3", "-std=gnu11", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
+COMMON = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
           "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-variable"]  # fmt: skip
 FLAGS = {
     "baseline": [],
@@ -46,13 +46,18 @@ def instruction_sets() -> list[str]:
     """What this compiler can target: the baseline, and on x86-64 AVX2 and AVX-512 where it knows the flags."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return ["baseline"]
-    return [isa for isa in FLAGS if _accepts(FLAGS[isa])]
+    return [isa for isa in FLAGS if _accepts(FLAGS[isa], "int x;")]
 
 
-def _accepts(flags: list[str]) -> bool:
+def openmp() -> list[str]:
+    """The flag for OpenMP, or [] where the compiler has none (Apple's): the kernels then run on one thread."""
+    return ["-fopenmp"] if _accepts(["-fopenmp"], "#include <omp.h>") else []
+
+
+def _accepts(flags: list[str], code: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "empty.c")
-        source.write_text("int x;\n")
+        source = Path(folder, "try.c")
+        source.write_text(f"{code}\n")
         command = [*compiler(), *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -73,8 +78,8 @@ def builder(isa: str) -> FFI:
         sources=[os.path.join(folder, source) for source in SOURCES],
         depends=[str(path) for path in sorted(HERE.glob("*.h"))],
         include_dirs=[folder, "."],
-        extra_compile_args=COMMON + FLAGS[isa] + extra,
-        extra_link_args=["-fopenmp", *extra],
+        extra_compile_args=COMMON + openmp() + FLAGS[isa] + extra,
+        extra_link_args=[*openmp(), *extra],
         libraries=["m"],
     )
     return ffi

@@ -27,7 +27,11 @@ double FN(cc_peak_fma)(int64_t rounds) {
 
 int cc_threads = 1;
 
-void cc_set_threads(int threads) { cc_threads = threads; }
+void cc_set_threads(int threads) {
+#ifdef _OPENMP
+    cc_threads = threads;
+#endif
+}
 int cc_get_threads(void) { return cc_threads; }
 int cc_vector_bytes(void) { return CC_VECTOR_BYTES; }
 

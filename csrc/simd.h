@@ -3,10 +3,15 @@
  * between instruction sets, so the AVX-512 source can be tested on any machine (CC_VECTOR_BYTES=64).
  * Included once per REAL, so names carry a suffix: FN(name) is name_f32 or name_f64. */
 #include <math.h>
-#include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#endif
 
 #include "kernels.h"
 
@@ -27,7 +32,6 @@
 #define CAT(a, b) CAT_(a, b)
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-#define SHUFFLE(a, b, lanes) __builtin_shuffle(a, b, lanes)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -94,6 +98,10 @@ INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask 
 
 /* V x V elements, transposed: log2(V) rounds of interleaving row i with row i + V/2. */
 INLINE void FN(transpose)(REAL *to, int64_t to_stride, const REAL *from, int64_t from_stride) {
+#ifdef __clang__ /* has no shuffle by a vector of lanes; it finds its own way through the plain loop */
+    for (int i = 0; i < V; i++)
+        for (int j = 0; j < V; j++) to[i * to_stride + j] = from[j * from_stride + i];
+#else
     vec r[V], s[V];
     ivec low, high; /* lanes of (a, b) in the order a0 b0 a1 b1 ..., first half and second half */
     UNROLL for (int i = 0; i < V; i++) {
@@ -103,10 +111,11 @@ INLINE void FN(transpose)(REAL *to, int64_t to_stride, const REAL *from, int64_t
     }
     UNROLL for (int round = 1; round < V; round *= 2) {
         UNROLL for (int i = 0; i < V / 2; i++) {
-            s[2 * i] = SHUFFLE(r[i], r[i + V / 2], low);
-            s[2 * i + 1] = SHUFFLE(r[i], r[i + V / 2], high);
+            s[2 * i] = __builtin_shuffle(r[i], r[i + V / 2], low);
+            s[2 * i + 1] = __builtin_shuffle(r[i], r[i + V / 2], high);
         }
         UNROLL for (int i = 0; i < V; i++) r[i] = s[i];
     }
     UNROLL for (int i = 0; i < V; i++) FN(store)(to + i * to_stride, r[i]);
+#endif
 }
