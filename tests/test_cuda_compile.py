@@ -1,6 +1,6 @@
 """Every CUDA kernel compiles to PTX and assembles, for every architecture and dtype, without a GPU.
 
-The simulator runs Python, so only this finds typing errors. About 75 s of one core; in processes of its own, since one
+The simulator runs Python, so only this finds typing errors. About 45 s of one core; in processes of its own, since one
 that has the simulator has no compiler.
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import importlib.metadata
 import json
 import os
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,37 +82,55 @@ def assemble(ptxas: Path, ptx: str, arch: tuple[int, int]) -> dict[str, int]:
     return {field: int(match[1]) if match else 0 for field, match in found.items()}
 
 
-def compile_all(names: list[str], show: Any) -> list[dict[str, Any]]:
+def lower(kernel: Any, dtype: str) -> Any:
+    """A kernel typed and lowered by Numba: a library that gives the PTX for any architecture.
+
+    What `cuda.compile_ptx` does first, and does anew for every architecture: most of the time, for the same result.
+    """
+    from numba.cuda import dispatcher
+
+    compiler: Any = importlib.import_module("numba.cuda.compiler")
+    lowest = ARCHITECTURES[0]
+    # Numba asks the GPU for its architecture when a kernel calls a device function, even here.
+    dispatcher.get_current_device = functools.partial(SimpleNamespace, compute_capability=lowest)
+    types = signature(kernel, dtype)
+    return compiler._compile_pyfunc_with_fixup(kernel.function, types, device=False, abi="numba", cc=lowest)[0]
+
+
+def inspect_kernel(kernel: Any, dtype: str, ptxas: Path) -> Iterator[dict[str, Any]]:
+    """One record per architecture."""
+    library: Any = None
+    for arch in ARCHITECTURES:
+        record: dict[str, Any] = {"kernel": kernel.name, "dtype": dtype, "arch": f"sm_{arch[0]}{arch[1]}"}
+        begin = time.perf_counter()
+        try:
+            library = library or lower(kernel, dtype)
+            (ptx,) = library.get_asm_strs(cc=arch)
+            record.update(assemble(ptxas, ptx, arch))
+            record["f64"] = len(re.findall(r"^\s+\S+\.f64\s", ptx, re.MULTILINE))
+        except Exception as error:  # any of Numba's many: the report shall name every kernel that fails
+            record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield {**record, "seconds": round(time.perf_counter() - begin, 3)}
+
+
+def compile_all(names: list[str], show: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """One record per kernel x dtype x architecture; `show` is called with each as it is done."""
     ptxas = find_ptxas()
     from .cuda import load_tables
 
     load_tables()
     from ..ops import random_cuda  # noqa: F401  (its kernel belongs to no op)
-    from .kernel import KERNELS, SIMULATED, cuda
+    from .kernel import KERNELS, SIMULATED
 
     if SIMULATED:
         raise BackendError("ptx: Numba was imported as the simulator, which has no compiler")
     unknown = set(names) - {k.name for k in KERNELS}
     if unknown:
         raise CnncoreError(f"ptx: no kernel is called {sorted(unknown)[0]!r}")
-    from numba.cuda import dispatcher
-
     records = []
     for kernel in (k for k in KERNELS if not names or k.name in names):
         for dtype in DTYPES:
-            for arch in ARCHITECTURES:
-                record: dict[str, Any] = {"kernel": kernel.name, "dtype": dtype, "arch": f"sm_{arch[0]}{arch[1]}"}
-                # Numba asks the GPU for its architecture when a kernel calls a device function, even in compile_ptx.
-                dispatcher.get_current_device = functools.partial(SimpleNamespace, compute_capability=arch)
-                begin = time.perf_counter()
-                try:
-                    ptx, _ = cuda.compile_ptx(kernel.function, signature(kernel, dtype), cc=arch)
-                    record.update(assemble(ptxas, ptx, arch))
-                    record["f64"] = len(re.findall(r"^\s+\S+\.f64\s", ptx, re.MULTILINE))
-                except Exception as error:  # any of Numba's many: the report shall name every kernel that fails
-                    record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                record["seconds"] = round(time.perf_counter() - begin, 3)
+            for record in inspect_kernel(kernel, dtype, ptxas):
                 records.append(record)
                 show(record)
     return records
