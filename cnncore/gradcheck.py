@@ -12,7 +12,8 @@ How the verdict is formed, and why it rests on convergence, stands in `gradcheck
 2. Every argument is tested along two directions over all its entries at once, whatever its size: one follows the signs
    of the gradient under test, so that a wrong factor shows at full strength; one has random signs. No entry of either
    is small, and the error is held against rounding, not against the whole gradient, so that one wrong pixel in a
-   million right ones is seen: its error stays when all else has fallen to 10^-10.
+   million right ones is seen: its error stays when all else has fallen to 10^-10. The first is swept over all steps, two
+   evaluations each; the second is judged at the steps that decided the first.
 3. A direction that fails, or meets a kink at every step, is cut into halves, again and again, until single entries are
    left: 2 log2(n) directions per wrong entry instead of n for all. Wrong ones are named (ten per argument at most), the
    entries at a kink are listed as not compared.
@@ -82,8 +83,9 @@ def gradcheck(
         if attrs or len(arrays) != 1:
             raise CnncoreError("gradcheck: a layer or network takes one input and no attributes")
         with _as_function(fn) as (call, parameters):
-            names = ["x", *parameters]
-            return _check(call, names, (*arrays, *parameters.values()), type(fn).__name__, backend, kind, seed, gap)
+            names, values = ["x", *parameters], (*arrays, *parameters.values())
+            constant = frozenset(parameters if getattr(fn, "frozen", False) else ())
+            return _check(call, names, values, type(fn).__name__, backend, kind, seed, gap, constant)
     if not callable(fn):
         raise CnncoreError(f"gradcheck: fn must be an op, a function or a layer, got {type(fn).__name__}")
     op = getattr(fn, "op", None)
@@ -117,7 +119,7 @@ def _names(fn: Any, count: int) -> list[str]:
 @contextlib.contextmanager
 def _as_function(net: Any) -> Iterator[tuple[Call, dict[str, Any]]]:
     """A network as a function of x and the values of its parameters; everything is put back at the end."""
-    parameters = {} if getattr(net, "frozen", False) else net.parameters()
+    parameters = net.parameters()
     before = [(p, p.value, p.grad) for p in parameters.values()]
     drawing: list[Any] = (
         [layer for _, layer in net.walk() if layer.own_random() is not None] if isinstance(net, Layer) else []
@@ -255,7 +257,8 @@ def _gradients(
     if not np.array_equal(dy, kept):
         report.problems.append("backward changed dy in place")
         dy = kept
-    if not isinstance(result, tuple | list) or len(result) < len(names):
+    count = len(ctx.names) if isinstance(ctx, Context) else len(names)  # an op's arguments may be left out
+    if not isinstance(result, tuple | list) or len(result) != count:
         got = f"{len(result)} entries" if isinstance(result, tuple | list) else f"one {type(result).__name__}"
         report.problems.append(
             f"backward must return a tuple with a gradient per input ({', '.join(names)}), got {got}"
@@ -357,7 +360,7 @@ class _Problem:
         return steps
 
     def curve(self, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray, whole: Curve | None = None) -> Curve:
-        """The sweep along v, judged; for a part of a direction, only the steps that decided over the `whole`."""
+        """The sweep along v, judged. Where a sweep over the whole argument decided, its three steps are enough."""
         moved = np.nonzero(v)
         terms = g[moved] * v[moved]
         slope = float(terms.sum())
@@ -382,12 +385,13 @@ def _check_argument(
     size = float(np.sqrt(np.mean(x * x))) or 1.0
     random = size * _weights(rng, g.shape)
     along = np.where(g == 0, random, np.copysign(size * np.abs(_weights(rng, g.shape)), g))
-    found.curves = tuple(problem.curve(i, v, g, noise) for v in (along, random))
+    first = problem.curve(i, along, g, noise)
+    found.curves = (first, problem.curve(i, random, g, noise, first))
     verdicts = [c.verdict for c in found.curves]
     found.verdict = next(v for v in (WRONG, UNDECIDED, KINK, OK) if v in verdicts)
     if found.verdict != OK:
-        first = verdicts.index(found.verdict)
-        _locate(problem, i, (along, random)[first], found.curves[first], g, noise, found)
+        failed = verdicts.index(found.verdict)
+        _locate(problem, i, (along, random)[failed], found.curves[failed], g, noise, found)
 
 
 def _locate(

@@ -107,7 +107,7 @@ def judge(steps: list[Step], analytic: float, length: float, noise: float, scatt
     used = curve.usable
     if len(used) < ENOUGH:
         return curve
-    seen = max(abs(a.slope - b.slope) * b.h for a, b in list(itertools.pairwise(used))[-4:])
+    seen = max(abs(a.slope - b.slope) * b.h for a, b in list(itertools.pairwise(used))[-3:])
     scatter = max(scatter, seen)
     own = 1e-10 * (abs(analytic) + length)
     best, tolerance = used[1], math.inf

@@ -1,0 +1,542 @@
+"""gradcheck: errors planted in copies of real ops are found and named in every seed, right ops pass in every seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cnncore as cc
+from cnncore.backends import select
+from cnncore.cli import main
+from cnncore.errors import BackendError, CnncoreError, DTypeError
+from cnncore.gradcheck import choices
+from cnncore.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, OpContext, ReLU
+from cnncore.ops.domain import Draw
+from cnncore.ops.op import registry, run
+
+SEEDS = range(100)
+WITH_GRADIENT = [name for name, op in registry.items() if op.backward is not None]
+OTHERS = [b for b in select.NAMES if b != "numpy" and select.why_not(b) is None]
+
+Function = Callable[..., tuple[Any, Any]]
+
+
+def function(op: Any) -> Function:
+    """An op that is in no registry, as a function."""
+
+    def call(*arrays: Any, **attrs: Any) -> tuple[Any, Any]:
+        return run(op, arrays, attrs, "numpy")
+
+    return call
+
+
+def planted(name: str, spoil: Callable[[list[np.ndarray]], None]) -> Function:
+    """A copy of an op whose gradients `spoil` changes."""
+    right = registry[name]
+
+    def backward(p: Any, needs: Any, dy: Any, *saved: Any) -> tuple[Any, ...]:
+        gradients = [None if g is None else np.array(g) for g in right.backward(p, needs, dy, *saved)]
+        spoil(gradients)
+        return tuple(gradients)
+
+    return function(dataclasses.replace(right, backward=backward))
+
+
+def conv_problem(seed: int) -> tuple[tuple[np.ndarray, ...], dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    shapes = (2, 2, 3, 4), (3, 2, 2, 1), (3,)
+    return tuple(rng.standard_normal(s) for s in shapes), {"padding": 1}
+
+
+def places(report: Any) -> set[tuple[str, tuple[int, ...]]]:
+    return {(w.argument, w.index) for w in report.wrong}
+
+
+# --- right ops pass, planted errors are found --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", registry)
+def test_right_ops_pass_in_every_seed(name: str) -> None:
+    for seed in SEEDS:
+        case = registry[name].domain(Draw(seed))
+        report = cc.gradcheck(
+            getattr(cc.ops, name), case.arrays, backend="numpy", seed=seed, gap=case.gap, **case.attrs
+        )
+        assert report.ok, f"seed {seed}\n{report}"
+        assert report.max_error < 1e-6
+        assert report.backend == "numpy"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_factor_of_one_in_a_thousand_is_found(dtype: str) -> None:
+    def spoil(g: list[np.ndarray]) -> None:
+        if g[1] is not None:
+            g[1] *= g[1].dtype.type(1.001)
+
+    for seed in SEEDS:
+        arrays, attrs = conv_problem(seed)
+        report = cc.gradcheck(planted("conv", spoil), arrays, seed=seed, dtype=dtype, **attrs)
+        assert [a.verdict for a in report.arguments] == ["ok", "wrong", "ok"], f"seed {seed}\n{report}"
+        assert len(report.wrong) == 10
+        assert report.arguments[1].more
+
+
+def test_a_swapped_index_is_found() -> None:
+    def spoil(g: list[np.ndarray]) -> None:
+        if g[1] is not None:
+            g[1][0, 1], g[1][2, 3] = g[1][2, 3].copy(), g[1][0, 1].copy()
+
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        arrays = tuple(rng.standard_normal(s) for s in ((3, 5), (4, 5), (4,)))
+        report = cc.gradcheck(planted("linear", spoil), arrays, seed=seed)
+        assert places(report) == {("arrays1", (0, 1)), ("arrays1", (2, 3))}, f"seed {seed}\n{report}"
+
+
+def test_a_missing_bias_term_is_found() -> None:
+    def spoil(g: list[np.ndarray]) -> None:
+        if g[2] is not None:
+            g[2][:] = 0
+
+    for seed in SEEDS:
+        arrays, attrs = conv_problem(seed)
+        report = cc.gradcheck(planted("conv", spoil), arrays, seed=seed, **attrs)
+        assert places(report) == {("arrays2", (k,)) for k in range(3)}, f"seed {seed}\n{report}"
+
+
+def test_a_sign_at_one_border_pixel_is_found() -> None:
+    def spoil(g: list[np.ndarray]) -> None:
+        if g[0] is not None:
+            g[0][1, 0, 2, 3] *= -1
+
+    for seed in SEEDS:
+        arrays, attrs = conv_problem(seed)
+        report = cc.gradcheck(planted("conv", spoil), arrays, seed=seed, **attrs)
+        assert places(report) == {("arrays0", (1, 0, 2, 3))}, f"seed {seed}\n{report}"
+
+
+def test_a_wrong_winner_in_max_pool_is_found() -> None:
+    right = registry["max_pool"]
+
+    def forward(p: Any, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        y, winner = right.forward(p, x)
+        winner[0, 1, 1, 0] = (winner[0, 1, 1, 0] + 1) % p.window.taps
+        return y, winner
+
+    wrong = function(dataclasses.replace(right, forward=forward))
+    for seed in SEEDS:
+        x, gap = Draw(seed).distinct(2, 2, 4, 6)
+        report = cc.gradcheck(wrong, (x,), seed=seed, gap=gap, kernel=2)
+        assert len(report.wrong) == 2, f"seed {seed}\n{report}"  # who lost the gradient, and who got it
+        assert {w.index[:2] for w in report.wrong} == {(0, 1)}
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENT)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_factor_is_found_in_every_op(name: str, dtype: str) -> None:
+    def spoil(g: list[np.ndarray]) -> None:
+        if g[0] is not None:
+            g[0] *= g[0].dtype.type(1.001)
+
+    found = 0
+    for seed in range(8):
+        case = registry[name].domain(Draw(seed))
+        report = cc.gradcheck(planted(name, spoil), case.arrays, dtype=dtype, seed=seed, gap=case.gap, **case.attrs)
+        y, ctx = function(registry[name])(*case.arrays, **case.attrs)
+        if np.any(ctx.backward(np.random.default_rng(seed).standard_normal(np.shape(y)))[0]):  # else it is no error
+            assert not report.ok, f"seed {seed}\n{report}"
+            found += 1
+    assert found > 4
+
+
+@pytest.mark.parametrize("name", registry)
+@pytest.mark.parametrize("backend", ["numpy", *OTHERS])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_backend_passes(name: str, backend: str, dtype: str) -> None:
+    for seed in range(2 if backend == "cuda" else 5):
+        case = registry[name].domain(Draw(seed))
+        report = cc.gradcheck(
+            getattr(cc.ops, name), case.arrays, backend=backend, dtype=dtype, seed=seed, gap=case.gap, **case.attrs
+        )
+        assert report.ok, f"seed {seed}\n{report}"
+        assert (report.backend, report.dtype) == (backend, dtype)
+        assert report.max_error < (1e-4 if dtype == "float32" else 1e-6)
+
+
+# --- the verdict rests on convergence ----------------------------------------------------------------------------
+
+
+def cubic(factor: float = 1.0) -> Function:
+    return lambda x: (x**3, SimpleNamespace(backward=lambda dy: (factor * 3 * x**2 * dy,)))
+
+
+def test_a_right_error_falls_with_the_square_of_the_step_and_a_wrong_one_stays() -> None:
+    x = np.random.default_rng(0).standard_normal(6)
+    right, wrong = cc.gradcheck(cubic(), x), cc.gradcheck(cubic(1.001), x)
+    curve = right.arguments[0].curve
+    assert right.ok
+    assert abs(curve.order - 2) < 0.01
+    assert right.max_error < 1e-8
+    curve = wrong.arguments[0].curve
+    assert not wrong.ok
+    for step in curve.steps[-4:]:
+        assert abs(step.slope - curve.analytic) == pytest.approx(1e-3 / 1.001 * abs(curve.analytic), rel=1e-2)
+    for entry in wrong.wrong:
+        assert entry.analytic == pytest.approx(1.001 * entry.numeric, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_size_of_the_input_does_not_matter(scale: float) -> None:
+    x = scale * np.random.default_rng(1).standard_normal(5)
+    assert cc.gradcheck(cubic(), x).ok
+    assert not cc.gradcheck(cubic(1.001), x).ok
+
+
+def test_a_strongly_curved_function_is_decided_at_smaller_steps() -> None:
+    def steep(factor: float) -> Function:
+        return lambda x: (np.exp(300 * x), SimpleNamespace(backward=lambda dy: (factor * 300 * np.exp(300 * x) * dy,)))
+
+    x = np.random.default_rng(2).uniform(0.5, 1, 4)
+    assert cc.gradcheck(steep(1), x).ok
+    assert not cc.gradcheck(steep(1.001), x).ok
+
+
+def test_a_gradient_of_zero_passes_and_is_not_taken_for_granted() -> None:
+    x = np.ones((3, 1))
+    assert cc.gradcheck(cc.ops.softmax, x).ok
+    report = cc.gradcheck(lambda x: (0 * x, SimpleNamespace(backward=lambda dy: (1e-3 * dy,))), x)
+    assert len(report.wrong) == 3
+
+
+def test_too_noisy_a_function_is_undecided_and_not_passed() -> None:
+    def coarse(x: np.ndarray) -> tuple[np.ndarray, Any]:
+        return np.sin(x).astype(np.float16).astype(np.float64), SimpleNamespace(backward=lambda dy: (dy * np.cos(x),))
+
+    report = cc.gradcheck(coarse, np.random.default_rng(3).standard_normal(20))
+    assert report.arguments[0].verdict == "undecided"
+    assert not report.ok
+
+
+def test_one_entry_in_a_large_array_is_found_without_looking_at_all() -> None:
+    calls = 0
+
+    class Context:
+        def __init__(self, x: np.ndarray) -> None:
+            self.x = x
+
+        def backward(self, dy: np.ndarray) -> tuple[np.ndarray]:
+            g = 2 * self.x * dy
+            g[0, 199, 499] *= 1.001
+            return (g,)
+
+    def square(x: np.ndarray) -> tuple[np.ndarray, Any]:
+        nonlocal calls
+        calls += 1
+        return x * x, Context(x)
+
+    report = cc.gradcheck(square, np.random.default_rng(4).uniform(0.5, 1, (1, 200, 500)))
+    assert places(report) == {("x", (0, 199, 499))}
+    assert calls < 300  # 100,000 entries one by one would be 200,000
+
+
+def test_a_float32_gradient_wrong_in_float32_alone_is_found() -> None:
+    def backward(x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray]:
+        return ((1.001 if x.dtype == np.float32 else 1.0) * 2 * x * dy,)
+
+    def fn(x: np.ndarray) -> tuple[np.ndarray, Any]:
+        return x * x, SimpleNamespace(backward=lambda dy: backward(x, dy))
+
+    x = np.random.default_rng(5).standard_normal(20)
+    assert cc.gradcheck(fn, x).ok
+    assert not cc.gradcheck(fn, x, dtype="float32").ok
+
+
+# --- kinks -------------------------------------------------------------------------------------------------------
+
+
+def test_entries_at_a_kink_are_listed_and_all_others_compared() -> None:
+    x = np.array([[0.5, 0.0, -1.0], [1e-6, 2.0, 0.0]])
+    report = cc.gradcheck(cc.ops.relu, x)
+    assert report.ok
+    assert report.arguments[0].kinks == [(0, 1), (1, 2)]  # not 1e-6: there are steps small enough for it
+    assert "at a kink, not compared: [0, 1], [1, 2]" in str(report)
+
+    def spoil(g: list[np.ndarray]) -> None:
+        g[0][1, 0] = 0
+
+    report = cc.gradcheck(planted("relu", spoil), x)
+    assert places(report) == {("arrays0", (1, 0))}
+
+
+def test_nothing_but_kinks_is_not_passed() -> None:
+    report = cc.gradcheck(cc.ops.relu, np.zeros((2, 2)))
+    assert not report.ok
+    assert report.arguments[0].verdict == "untested"
+    assert report.wrong == []
+
+
+def test_ties_in_max_pool_are_kinks() -> None:
+    x = np.array([[[1.0, 1.0, 2.0, 3.0, 5.0, 5.0 - 1e-5]]])
+    report = cc.gradcheck(cc.ops.max_pool, x, kernel=2)
+    assert report.ok
+    assert report.arguments[0].kinks == [(0, 0, 0), (0, 0, 1)]
+
+
+class Masked:
+    """A ReLU's context; `shown` says whether gradcheck can see the mask."""
+
+    def __init__(self, mask: np.ndarray, shown: bool) -> None:
+        if shown:
+            self.mask = mask
+        self.backward = lambda dy: (dy * mask,)
+
+
+def test_a_kink_is_excused_only_where_a_saved_choice_differs() -> None:
+    x = np.array([0.0, 1.0, -1.0])
+    for shown in (True, False):
+        report = cc.gradcheck(lambda x, shown=shown: (np.maximum(x, 0), Masked(x > 0, shown)), x)
+        assert report.ok == shown
+        assert places(report) == (set() if shown else {("x", (0,))})
+
+
+def test_choices_are_found_in_nested_contexts_and_inputs_are_not_choices() -> None:
+    x = np.random.default_rng(6).standard_normal((1, 2, 4, 4))
+    net = cc.Sequential(Conv2d(2, 3, 3, seed=0, dtype=np.float64), ReLU(), cc.Sequential(MaxPool2d(2)), Flatten())
+    _, ctx = net.apply(x)
+    found = choices(ctx)
+    assert {a.shape for a in found if a.ndim} == {(1, 3, 2, 2), (1, 3, 1, 1)}  # relu's signs, the winners
+    assert choices(SimpleNamespace(x=x, note=["text", {"mask": x > 0}]))[0].dtype == bool
+
+
+# --- networks ----------------------------------------------------------------------------------------------------
+
+
+def network() -> Any:
+    parts = Conv2d(1, 3, 3, seed=1), ReLU(), MaxPool2d(2), Dropout(0.25, seed=2), Flatten(), Linear(12, 4, seed=3)
+    return cc.Sequential(*parts)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_network_is_checked_in_x_and_every_parameter_and_left_as_it_was(dtype: str) -> None:
+    net, x = network(), np.random.default_rng(7).standard_normal((2, 1, 6, 6)).astype(np.float32)
+    before = net.state_dict()
+    values = {name: p.value for name, p in net.parameters().items()}
+    report = cc.gradcheck(net, x, dtype=dtype)
+    assert report.ok, str(report)
+    assert [a.name for a in report.arguments] == ["x", *values]
+    assert all(a.verdict == "ok" for a in report.arguments)
+    assert all(p.value is values[name] and p.grad is None for name, p in net.parameters().items())
+    assert all(np.array_equal(a, before[name]) for name, a in net.state_dict().items())  # the dropout key too
+
+
+def test_a_wrong_parameter_gradient_in_a_network_is_named() -> None:
+    class Forgetful(Linear):
+        def apply(self, x: Any) -> tuple[Any, Any]:
+            y, ctx = super().apply(x)
+            return y, OpContext(ctx.call, {"w": self.weight})  # the bias gets no gradient
+
+    net = cc.Sequential(Flatten(), Forgetful(5, 3, seed=0))
+    report = cc.gradcheck(net, np.random.default_rng(8).standard_normal((2, 5)))
+    assert [a.verdict for a in report.arguments] == ["ok", "ok", "wrong"]
+    assert report.problems == ["backward gave None for 1.bias, but y depends on it"]
+
+
+def test_a_frozen_network_is_checked_in_x_alone() -> None:
+    report = cc.gradcheck(network().freeze(), np.random.default_rng(9).standard_normal((2, 1, 6, 6)))
+    assert report.ok
+    assert {a.name: a.verdict for a in report.arguments}.pop("x") == "ok"
+    assert all(a.verdict == "constant" for a in report.arguments[1:])
+
+
+# --- what a user's function can get wrong besides the numbers ----------------------------------------------------
+
+
+def returning(gradients: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]) -> Function:
+    return lambda x, w: (x * w, SimpleNamespace(backward=lambda dy: gradients(x, w, dy)))
+
+
+X, W = np.arange(1.0, 7).reshape(2, 3), np.linspace(-1, 1, 6).reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "problem"),
+    [
+        (lambda x, w, dy: (dy * w, (dy * x)[0]), r"gradient for w must have its shape \(2, 3\), got \(3,\)"),
+        (lambda x, w, dy: ((dy * w).astype(np.float32), dy * x), "gradient for x must have its dtype float64"),
+        (lambda x, w, dy: (dy * w,), r"tuple with a gradient per input \(x, w\), got 1 entries"),
+        (lambda x, w, dy: (dy * w, dy * x, dy), r"tuple with a gradient per input \(x, w\), got 3 entries"),
+        (lambda x, w, dy: dy * w, "tuple with a gradient per input .* got one ndarray"),
+        (lambda x, w, dy: (dy * w, None), "backward gave None for w, but y depends on it"),
+        (lambda x, w, dy: (np.multiply(dy, w, out=dy), dy * x), "backward changed dy in place"),
+        (lambda x, w, dy: (dy * w, np.multiply(dy, x, out=x)), "x was changed in place"),
+    ],
+)  # fmt: skip
+def test_a_backward_of_the_wrong_form_is_reported(gradients: Any, problem: str) -> None:
+    report = cc.gradcheck(returning(gradients), (X, W))
+    assert not report.ok
+    assert any(re.search(problem, text) for text in report.problems), report.problems
+    assert report.problems[0] in str(report)
+
+
+def test_other_arguments_are_checked_beside_a_malformed_one() -> None:
+    report = cc.gradcheck(returning(lambda x, w, dy: (1.1 * dy * w, dy)), (X, W[:1]))
+    assert {w.argument for w in report.wrong} == {"x"}
+    assert [a.verdict for a in report.arguments] == ["wrong", "wrong"]
+
+
+def test_functions_that_are_no_functions_are_reported() -> None:
+    rng = np.random.default_rng(10)
+    noisy = cc.gradcheck(lambda x: (x + rng.random(), SimpleNamespace(backward=lambda dy: (dy,))), X)
+    assert "two calls with equal inputs differ" in noisy.problems[0]
+    infinite = cc.gradcheck(lambda x: (x + np.inf, SimpleNamespace(backward=lambda dy: (dy,))), X)
+    assert "y holds NaN or Inf" in infinite.problems[0]
+    single = cc.gradcheck(lambda x: (x.astype(np.float32), SimpleNamespace(backward=lambda dy: (dy,))), X)
+    assert "y is float32" in single.problems[0]
+
+
+def test_a_nan_in_the_gradient_is_named() -> None:
+    def backward(x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, ...]:
+        dx = dy * w
+        dx[1, 2] = np.nan
+        return dx, dy * x
+
+    report = cc.gradcheck(returning(backward), (X, W))
+    assert places(report) == {("x", (1, 2))}
+    assert report.max_error == np.inf
+
+
+def test_none_is_right_for_what_y_does_not_depend_on() -> None:
+    fn = lambda x, unused: (x * 1, SimpleNamespace(backward=lambda dy: (dy, None)))  # noqa: E731
+    report = cc.gradcheck(fn, (X, W))
+    assert report.ok
+    assert [a.verdict for a in report.arguments] == ["ok", "constant"]
+
+
+def test_constants_are_left_alone_and_empty_arrays_pass() -> None:
+    rng = np.random.default_rng(11)
+    report = cc.gradcheck(cc.ops.dropout, (rng.standard_normal((3, 4)), (5, 6)), p=0.5)
+    assert [a.verdict for a in report.arguments] == ["ok", "constant"]
+    report = cc.gradcheck(cc.ops.linear, (np.zeros((0, 3)), rng.standard_normal((2, 3)), None))
+    assert report.ok
+    assert [a.verdict for a in report.arguments] == ["empty", "ok", "constant"]
+
+
+def test_needs_is_honoured() -> None:
+    right = registry["linear"]
+
+    def greedy(p: Any, needs: Any, dy: Any, *saved: Any) -> Any:
+        return right.backward(p, (True, True, True), dy, *saved)
+
+    def fickle(p: Any, needs: Any, dy: Any, *saved: Any) -> Any:
+        return tuple(g if g is None or sum(needs) == 3 else 1.01 * g for g in right.backward(p, needs, dy, *saved))
+
+    for backward, problem in ((greedy, "backward gave a gradient for w, b too"), (fickle, "gave another gradient")):
+        report = cc.gradcheck(function(dataclasses.replace(right, backward=backward)), (X, W, np.ones(2)))
+        assert any(problem in text for text in report.problems), report.problems
+        assert report.wrong == []
+
+
+@pytest.mark.parametrize(
+    ("fn", "inputs", "options", "error", "text"),
+    [
+        (cc.ops.relu, ([1.0],), {}, DTypeError, "must be a NumPy array, got a list"),
+        (cc.ops.relu, (X.astype(complex),), {}, DTypeError, "complex128"),
+        (cc.ops.relu, (X.astype(np.float16),), {}, DTypeError, "float16"),
+        (cc.ops.relu, (X * np.nan,), {}, CnncoreError, "x holds NaN or Inf"),
+        (cc.ops.relu, (X,), {"dtype": "int32"}, DTypeError, "dtype must be float32 or float64"),
+        (cc.ops.relu, (X,), {"gap": 0}, CnncoreError, "gap must be positive"),
+        (cc.ops.relu, (X,), {"backend": "fpga"}, BackendError, "fpga"),
+        (cc.ops.relu, (X,), {"slope": 1}, CnncoreError, "slope"),
+        (cc.ops.linear, (X,), {}, CnncoreError, "linear: argument w is missing"),
+        (lambda n: (n, None), (np.arange(3),), {}, CnncoreError, "nothing to differentiate"),
+        (lambda x: x, (X,), {}, CnncoreError, r"must return \(y, ctx\)"),
+        (lambda x: ((x, x), Masked(x > 0, True)), (X,), {}, CnncoreError, "y must be one array"),
+        ("relu", (X,), {}, CnncoreError, "an op, a function or a layer, got str"),
+        (ReLU(), (X, X), {}, CnncoreError, "takes one input"),
+    ],
+)
+def test_what_cannot_be_checked_raises(fn: Any, inputs: Any, options: Any, error: type, text: str) -> None:
+    with pytest.raises(error, match=text):
+        cc.gradcheck(fn, inputs, **options)
+
+
+def test_an_op_without_gradient_is_compared_forward() -> None:
+    right = registry["sgd_step"]
+    case = right.domain(Draw(0))
+    report = cc.gradcheck(cc.ops.sgd_step, case.arrays, dtype="float32", **case.attrs)
+    assert report.ok
+    assert "no gradient" in str(report)
+
+    def forward(p: Any, *arrays: np.ndarray) -> Any:
+        value, velocity = right.forward(p, *arrays)
+        return (value * np.float32(1.0001) if value.dtype == np.float32 else value), velocity
+
+    wrong = dataclasses.replace(right, forward=forward)
+    call = function(wrong)
+    call.op = wrong  # type: ignore[attr-defined]
+    report = cc.gradcheck(call, case.arrays, backend="numpy", dtype="float32", **case.attrs)
+    assert "value differs from the definition" in report.problems[0]
+
+
+# --- the report, the command, the example ------------------------------------------------------------------------
+
+
+def test_the_report_prints_plots_and_becomes_json(tmp_path: Path) -> None:
+    report = cc.gradcheck(returning(lambda x, w, dy: (dy * w, 1.001 * dy * x)), (X, W))
+    text = str(report)
+    assert text.startswith("gradcheck <lambda>: own backward, float64: WRONG")
+    assert "w[0, 1]: backward" in text
+    found = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert [a["verdict"] for a in found["arguments"]] == ["ok", "wrong"]
+    assert len(found["arguments"][1]["steps"]) == 10
+    pytest.importorskip("matplotlib")
+    figure = report.plot(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["x: ok", "w: wrong", "slope $h^2$"]
+
+
+def test_a_plot_of_nothing_says_so() -> None:
+    report = cc.gradcheck(cc.ops.relu, np.zeros((0, 2)))
+    with pytest.raises(CnncoreError, match="nothing to plot"):
+        report.plot()
+
+
+def test_the_command(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    options = ["--backend", "numpy", "--seeds", "2"]
+    assert main(["gradcheck", "relu", "sgd_step", *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    assert [r["subject"] for r in found["reports"]] == ["relu", "relu", "sgd_step", "sgd_step"]
+    assert main(["gradcheck", "relu", *options]) == 0
+    assert "gradcheck relu: numpy, float64: ok" in capsys.readouterr().out
+    assert main(["gradcheck", "nope", *options]) == 1
+    assert "no op is called 'nope'" in capsys.readouterr().err
+    assert main(["gradcheck", "relu", "--seeds", "0"]) == 1
+
+    def spoil(g: list[np.ndarray]) -> None:
+        g[0] *= 1.001
+
+    monkeypatch.setattr(cc.ops, "relu", planted("relu", spoil))
+    pytest.importorskip("matplotlib")
+    assert main(["gradcheck", "relu", *options, "--plot", str(tmp_path / "relu.png")]) == 1
+    assert "WRONG in 2" in capsys.readouterr().out
+    assert (tmp_path / "relu.png").stat().st_size > 1000
+
+
+def test_the_example_names_the_forgotten_factor(capsys: Any) -> None:
+    path = Path(__file__).parent.parent / "examples" / "gradcheck_your_own.py"
+    assert len(path.read_text().splitlines()) < 20
+    runpy.run_path(str(path))
+    text = capsys.readouterr().out
+    assert "WRONG" in text
+    assert "w[0, 0]: backward 0.0106476, derivative 0.0212951" in text
