@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
 
 def test_the_students_mistake_is_the_one_that_is_named() -> None:
     code = blocks("python")[1]
-    right = code.replace("x * x * s).sum", "x * x * s * (1 - s)).sum")
+    right = code.replace("dy * self.x**2", "dy * 2 * self.x**2")
     assert right != code and ": ok\n" in output(right)
 
 

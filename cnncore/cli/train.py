@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, data, models, plots
+from ..backends import native
 from ..backends.select import to_host, use_backend
 from ..checkpoint import write_atomically
 from ..data.mnist import CLASSES, Digits
@@ -107,12 +108,14 @@ def optimizer(net: Layer, args: argparse.Namespace) -> Optimizer:
 def settings(args: argparse.Namespace, trainer: Trainer, images: int) -> dict[str, Any]:
     """Everything that decided the outcome."""
     chosen = {key: value for key, value in vars(args).items() if key not in ("command", "json", "debug", "quick")}
+    backend = chosen_backend()
     return {
         **chosen,
         "images": images,
         "lr": trainer.optimizer.lr,
         "schedule": repr(trainer.schedule),
-        "backend": chosen_backend(),
+        "backend": backend,
+        "native": native.info() if backend == "c" else None,
         "version": __version__,
         "numpy": np.__version__,
         "python": sys.version.split()[0],
