@@ -283,7 +283,8 @@ static pool_job FN(plan)(cc_in y, cc_in z, cc_in a, cc_in b, const cc_window *w,
     const int64_t entry = 2 * sizeof(int64_t) + sizeof(REAL), period = j.walk.axis[2].period;
     j.ins = a->shape[2] * a->shape[3] * a->shape[4];
     j.outs = y->shape[2] * y->shape[3] * y->shape[4];
-    j.last = y->stride[1] == 1 || y->shape[1] == 1;
+    /* Both, since a contiguous map of one pixel has the channel's stride 1 as well. */
+    j.last = (y->stride[1] == 1 && a->stride[1] == 1) || y->shape[1] == 1;
     j.rows = j.walk.size[0] * j.walk.size[1];
     j.blocks = cc_ceil_div(y->shape[1], BLOCK);
     j.tasks = y->shape[0] * (j.last ? j.rows : j.blocks);
