@@ -12,16 +12,17 @@ How the verdict is formed, and why it rests on convergence, stands in `gradcheck
 2. Every argument is tested along two directions over all its entries at once, whatever its size: one follows the signs
    of the gradient under test, so that a wrong factor shows at full strength; one has random signs. No entry of either
    is small, and the error is held against rounding, not against the whole gradient, so that one wrong pixel in a
-   million right ones is seen: its error stays when all else has fallen to 10^-10. The first is swept over all steps, two
-   evaluations each; the second is judged at the steps that decided the first.
+   million right ones is seen: its error stays when all else has fallen to 10^-10. The first is swept over all steps,
+   two evaluations each; the second is judged at the steps that decided the first.
 3. A direction that fails, or meets a kink at every step, is cut into halves, again and again, until single entries are
    left: 2 log2(n) directions per wrong entry instead of n for all. Wrong ones are named (ten per argument at most), the
    entries at a kink are listed as not compared.
 
 A gradient in float32 is computed by the backend in float32 and compared with the float64 derivative at the same point
 (inputs are rounded first). What rounding may do to it is measured: the definition runs eight times in float32 with the
-last bit of its inputs changed, and each entry's scatter s is allowed (4 + sqrt(size of y)) s, since another backend may
-add in another order, plus four last bits of the slope, for constants that are rounded once.
+last bit of its inputs, and of what it keeps for backward, changed at random. Each entry's scatter s is allowed
+(4 + sqrt(size of y)) s, since another backend may add up in another order; and the whole slope four last bits, for
+constants that are rounded once.
 """
 
 from __future__ import annotations
@@ -305,18 +306,27 @@ def _scatter(
     call: Call, arrays: tuple[Any, ...], dy: np.ndarray, tested: dict[int, Any], rng: np.random.Generator
 ) -> dict[int, np.ndarray]:
     """What float32 rounding may do to each entry of each gradient: see the module's docstring, point on float32."""
+    bit = np.finfo(np.float32).eps
 
-    def nudged(a: np.ndarray) -> np.ndarray:
-        return np.asarray(a * (1 + np.finfo(np.float32).eps * rng.uniform(-1, 1, a.shape)), np.float32)
+    def nudge(a: Any) -> None:
+        if isinstance(a, np.ndarray) and a.dtype == np.float32 and a.flags.writeable:
+            a *= (1 + bit * rng.uniform(-1, 1, a.shape)).astype(np.float32)
 
     runs = []
     with select.use_backend("numpy"):
         for _ in range(PROBES):
-            moved = (nudged(a) if i in tested else a for i, a in enumerate(_copies(arrays)))
-            runs.append(_forward(call, tuple(moved))[1].backward(nudged(dy)))
+            moved = _copies(arrays)
+            for i in tested:
+                nudge(moved[i])
+            _, ctx = _forward(call, moved)
+            for a, _ in kept(ctx):
+                nudge(a)
+            above = dy.copy()
+            nudge(above)
+            runs.append(ctx.backward(above))
     growth = 4 + math.sqrt(dy.size)
     return {
-        i: growth * np.std([np.asarray(run[i], np.float64) for run in runs], axis=0)
+        i: growth * np.std([np.asarray(run[i], np.float64) for run in runs], axis=0) + bit * np.abs(g)
         for i, g in tested.items()
         if g is not None
     }
@@ -430,27 +440,29 @@ def _locate(
 def choices(ctx: Any) -> list[np.ndarray]:
     """Every choice that a forward saved: integers and booleans anywhere in its context (winners, masks), and the signs
     that an op names in `Op.signs`. Between two points with the same choices a function has no kink."""
-    found: list[np.ndarray] = []
-    pending: list[Any] = [ctx]
+    found = ((np.asarray(value), signed) for value, signed in kept(ctx))
+    return [np.sign(a) if signed else a for a, signed in found if signed or a.dtype.kind in "biu"]
+
+
+def kept(ctx: Any) -> Iterator[tuple[Any, bool]]:
+    """Every array and number in a context and the contexts inside it, and whether its sign is a choice."""
+    pending: list[tuple[Any, bool]] = [(ctx, False)]
     seen: set[int] = set()
     while pending:
-        item = pending.pop()
+        item, signed = pending.pop()
         if id(item) in seen or isinstance(item, type) or hasattr(item, "apply"):
             continue
         seen.add(id(item))
-        if isinstance(item, np.ndarray | np.generic | int):
-            if np.asarray(item).dtype.kind in "biu":
-                found.append(np.asarray(item))
+        if isinstance(item, np.ndarray | np.generic | int | float):
+            yield item, signed
         elif isinstance(item, Context):
-            for name, value in zip(item.op.saved, item.saved, strict=True):
-                pending.append(np.sign(value).astype(np.int8) if name in item.op.signs else value)
+            pending += [(a, name in item.op.signs) for name, a in zip(item.op.saved, item.saved, strict=True)]
         elif isinstance(item, tuple | list):
-            pending.extend(item)
+            pending += [(inside, False) for inside in item]
         elif isinstance(item, dict):
-            pending.extend(item.values())
+            pending += [(inside, False) for inside in item.values()]
         elif hasattr(item, "__dict__"):
-            pending.extend(vars(item).values())
-    return found
+            pending += [(inside, False) for inside in vars(item).values()]
 
 
 # --- ops without a gradient --------------------------------------------------------------------------------------
