@@ -182,17 +182,16 @@ def _dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
 _LAYOUT = {False: (0, 1, 2, 3, 4), True: (0, 2, 3, 4, 1)}  # axes from the slowest to the fastest
 
 
-def _describe(row: np.ndarray, a: np.ndarray | None, channels_last: bool) -> None:
-    """Fill one cc_tensor (csrc/kernels.h): pointer, five lengths, five strides. None leaves a NULL pointer."""
-    if a is None:
-        row[0] = 0
-        return
-    shape = (*a.shape[:2], *(1,) * (_MAX_AXES - a.ndim), *a.shape[2:])
+def _describe(row: np.ndarray, a: np.ndarray | None, channels_last: bool, shape: tuple[int, ...] = ()) -> None:
+    """Fill one cc_tensor (csrc/kernels.h): pointer, five lengths, five strides. None leaves a NULL pointer, and the
+    lengths of `shape`: what is not wanted of many still takes its place among them."""
+    shape = shape if a is None else a.shape
+    shape = (*shape[:2], *(1,) * (_MAX_AXES - len(shape)), *shape[2:])
     strides, step = [0] * _MAX_AXES, 1
     for axis in reversed(_LAYOUT[channels_last]):
         strides[axis] = step
         step *= shape[axis]
-    row[:] = (a.__array_interface__["data"][0], *shape, *strides)
+    row[:] = (0 if a is None else a.__array_interface__["data"][0], *shape, *strides)
 
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
@@ -252,7 +251,7 @@ class NativeBackend:
                 continue
             if needs[i]:
                 gradients[i] = empty(spec.inputs[i], dy.dtype, last and role != "param")
-            written.append((gradients[i], last and role != "param"))
+            written.append((gradients[i], last and role != "param", spec.inputs[i] or ()))
         if not dy.size:  # kernels divide by the lengths of what they are given
             for gradient in gradients:
                 if gradient is not None:
@@ -291,13 +290,13 @@ def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | None, bool]:
 
 
 def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
-    """Call a kernel on (array, channels last) pairs, or lists of them where it takes any number."""
+    """Call a kernel on (array, channels last[, shape]), or lists of them where it takes any number."""
     module = _module(current_isa())
     ffi, function = module.ffi, getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
     flat = [pair for a in arguments for pair in (a if isinstance(a, list) else (a,))]
     table = np.empty((len(flat), 1 + 2 * _MAX_AXES), np.int64)
-    for row, (a, last) in zip(table, flat, strict=True):
-        _describe(row, a, last)
+    for row, description in zip(table, flat, strict=True):
+        _describe(row, *description)
     tensors, pointers, at = ffi.from_buffer("cc_tensor[]", table), [], 0
     for a in arguments:
         # A list keeps its NULLs inside the tensors; a single array that is not there is a NULL tensor.
