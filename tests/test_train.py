@@ -149,6 +149,7 @@ def test_training_learns_and_keeps_its_history(capsys):
 def test_one_epoch_is_the_loop_a_reader_would_write():
     x, y = problem(20)
     one = trainer(schedule=StepLR(1))
+    one.net.eval()  # fit trains in training mode, whatever the mode before
     one.fit((x, y), epochs=2, batch_size=6)
     net = network()
     optimizer = SGD(net, 0.05, 0.9, True, {"*.bias": 0.0, ly.Linear: 1e-3})
