@@ -260,6 +260,34 @@ def test_a_float32_gradient_wrong_in_float32_alone_is_found() -> None:
     assert not cc.gradcheck(fn, x, dtype="float32").ok
 
 
+@pytest.mark.parametrize("name", WITH_GRADIENT)
+def test_a_last_bit_is_no_error_in_float32(name: str) -> None:
+    def spoil(g: list[np.ndarray]) -> None:
+        for gradient in g:
+            if gradient is not None and gradient.dtype == np.float32:
+                np.copyto(gradient, np.nextafter(gradient, np.float32(np.inf)), where=gradient != 0)
+
+    for seed in range(10):
+        case = registry[name].domain(Draw(seed))
+        report = cc.gradcheck(planted(name, spoil), case.arrays, dtype="float32", seed=seed, gap=case.gap, **case.attrs)
+        assert report.ok, f"seed {seed}\n{report}"
+
+
+def test_the_rounding_of_a_saturated_softmax_in_float32_is_no_error() -> None:
+    """y (1 - y) with y near 1: the last bit of y alone is a large part of it, whatever way y was divided."""
+    right = registry["softmax"]
+
+    def forward(p: Any, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        y = e * (1 / e.sum(axis=1, keepdims=True))
+        return (np.nextafter(y, np.float32(0)) if y.dtype == np.float32 else y,)
+
+    for seed in range(20):
+        x = np.random.default_rng(seed).standard_normal((1, 3)) + [9, 0, 0]
+        report = cc.gradcheck(function(dataclasses.replace(right, forward=forward)), x, dtype="float32", seed=seed)
+        assert report.ok, f"seed {seed}\n{report}"
+
+
 # --- kinks -------------------------------------------------------------------------------------------------------
 
 
