@@ -94,6 +94,12 @@ class Op:
     def variadic(self) -> bool:
         return MANY in self.arrays.values()
 
+    @functools.cached_property
+    def required(self) -> frozenset[str]:
+        """The array arguments that cannot be left out."""
+        parameters = inspect.signature(self.rule).parameters
+        return frozenset(name for name in self.arrays if parameters[name].default is inspect.Parameter.empty)
+
     def names(self, arrays: Arrays) -> list[str]:
         """A name for every array argument; `*xs` become xs0, xs1, ..."""
         if self.variadic:
@@ -263,9 +269,8 @@ def _fill(op: Op, arrays: Arrays) -> Arrays:
             f"{op.name}: takes {len(op.arrays)} arrays ({', '.join(op.arrays)}), got {len(arrays)}; "
             "attributes are given by name"
         )
-    parameters = inspect.signature(op.rule).parameters
     for name in list(op.arrays)[len(arrays) :]:
-        if parameters[name].default is inspect.Parameter.empty:
+        if name in op.required:
             raise CnncoreError(f"{op.name}: argument {name} is missing")
     return arrays + (None,) * (len(op.arrays) - len(arrays))
 
@@ -320,9 +325,8 @@ def _check(op: Op, arrays: Arrays) -> Any:
     """Types of all arguments; returns the one dtype of the float ones."""
     dtype = None
     first = ""
-    required = [p.default is inspect.Parameter.empty for p in inspect.signature(op.rule).parameters.values()]
-    for i, (name, role, a) in enumerate(zip(op.names(arrays), op.roles(arrays), arrays, strict=True)):
-        if a is None and (op.variadic or required[i]):
+    for name, role, a in zip(op.names(arrays), op.roles(arrays), arrays, strict=True):
+        if a is None and (op.variadic or name in op.required):
             raise DTypeError(f"{op.name}: {name} must be a NumPy array, got None")
         if a is None or (role == RANDOM and isinstance(a, tuple)):
             continue
