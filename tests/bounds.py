@@ -111,7 +111,7 @@ def linear_in_its_terms(terms: Terms) -> Callable[..., tuple[Arrays, Arrays]]:
 
 
 def conv_terms(problem: Problem) -> tuple[int, tuple[int, ...]]:
-    x, w, _ = problem.arrays
+    _, w, _ = problem.arrays
     taps, groups = math.prod(w.shape[2:]), problem.attrs.get("groups", 1)
     above = 0 if problem.dy is None else problem.dy.shape[0] * math.prod(problem.dy.shape[2:])
     return w.shape[1] * taps + 1, (w.shape[0] // groups * taps, above, above)
@@ -131,7 +131,7 @@ def max_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -
     """The winner exactly; a gradient sums at most one dy per tap, of the winners that x (not |x|) chooses."""
     if problem.dy is None:
         return (0.0,), ()
-    y, ctx = run(problem.op, (exact(problem.arrays[0]),), problem.attrs, "numpy")
+    _, ctx = run(problem.op, (exact(problem.arrays[0]),), problem.attrs, "numpy")
     (sizes,) = ctx.backward(np.abs(exact(problem.dy)))
     return (0.0,), ((pool_taps(problem) + 2) * eps * sizes,)
 

@@ -9,6 +9,8 @@ import os
 if os.environ.get("CNNCORE_TEST_GPU") != "1":
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read once, when Numba is imported first
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not burn the cores that other tests need
+
 from hypothesis import HealthCheck, Phase, settings
 
 COMMON = {

@@ -106,7 +106,9 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def layout(data: Any, a: Any) -> Any:
     """`a` in a drawn layout; None, keys and scalars stay."""
-    return a if a is None or isinstance(a, tuple) or a.ndim == 0 else LAYOUTS[data.draw(st.sampled_from(list(LAYOUTS)))](a)
+    return (
+        a if a is None or isinstance(a, tuple) or a.ndim == 0 else LAYOUTS[data.draw(st.sampled_from(list(LAYOUTS)))](a)
+    )
 
 
 # --- problems ---

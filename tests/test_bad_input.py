@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engines import HOST_BACKENDS
-from hypothesis import given
-from hypothesis import strategies as st
-from strategies import DTYPES, HypothesisDraw, cast, examples
+from strategies import DTYPES, cast
 
 import cnncore as cc
 from cnncore.errors import BackendError, CnncoreError, DTypeError, ShapeError
@@ -69,17 +67,17 @@ class Pretender:
 
 NOT_ARRAYS = [
     [[1.0, 2.0]], 3.0, "text", b"bytes", {}, {1.0}, object(), Pretender(), np.ma.masked_array([1.0], [True]),
-    np.matrix([[1.0]]), memoryview(b"abcd"), range(3), lambda: 0, np.float32,
+    np.zeros((1, 1)).view(np.matrix), memoryview(b"abcd"), range(3), lambda: 0, np.float32,
 ]  # fmt: skip
 
 
 @backends
-@pytest.mark.parametrize("wrong", NOT_ARRAYS, ids=lambda w: type(w).__name__)
 @pytest.mark.parametrize(("name", "i"), arguments())
-def test_what_is_no_array(name, i, wrong, backend):
+def test_what_is_no_array(name, i, backend):
     op, arrays, attrs = good(name)
-    arrays[i] = wrong
-    refused(DTypeError, name, arrays, attrs, backend, f"{op.names(tuple(arrays))[i]} must be a NumPy array")
+    for wrong in NOT_ARRAYS:
+        arrays[i] = wrong
+        refused(DTypeError, name, arrays, attrs, backend, f"{op.names(tuple(arrays))[i]} must be a NumPy array")
 
 
 WRONG_DTYPES = [
@@ -89,14 +87,13 @@ WRONG_DTYPES = [
 
 
 @backends
-@pytest.mark.parametrize("dtype", WRONG_DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "i"), arguments((MAP, "param", RANDOM)))
-def test_dtypes_that_are_not_float32_or_float64(name, i, dtype, backend):
+def test_dtypes_that_are_not_float32_or_float64(name, i, backend):
     op, arrays, attrs = good(name)
-    if arrays[i] is None:
-        pytest.skip("left out in this problem")
-    arrays[i] = np.zeros(arrays[i].shape, dtype)
-    refused(DTypeError, name, arrays, attrs, backend, f"{op.names(tuple(arrays))[i]} must be float32 or float64")
+    shape = (3,) if arrays[i] is None else arrays[i].shape
+    for dtype in WRONG_DTYPES:
+        arrays[i] = np.zeros(shape, dtype)
+        refused(DTypeError, name, arrays, attrs, backend, f"{op.names(tuple(arrays))[i]} must be float32 or float64")
 
 
 @backends
@@ -111,13 +108,14 @@ def test_labels_that_are_no_integers(name, i, dtype, backend):
 @backends
 @pytest.mark.parametrize(("name", "i"), arguments((MAP, "param", RANDOM)))
 def test_mixed_dtypes(name, i, backend):
+    """Any one argument in float64 among float32 ones (a second array is added where an op takes many)."""
     op, arrays, attrs = good(name)
-    if i == 0 or arrays[i] is None:
-        i = 0
-        if len([a for a in arrays if a is not None and a.dtype.kind == "f"]) < 2:
-            pytest.skip("one float array alone cannot be mixed")
+    arrays += [arrays[0]] if op.variadic else []
+    if arrays[i] is None:
+        arrays[i] = np.ones(3, np.float32)
     arrays[i] = arrays[i].astype(np.float64)
-    refused(DTypeError, name, arrays, attrs, backend, "all must be the same")
+    if sum(a is not None and a.dtype.kind == "f" for a in arrays) > 1:
+        refused(DTypeError, name, arrays, attrs, backend, "all must be the same")
 
 
 @backends
@@ -364,7 +362,7 @@ def test_unknown_attributes(name, backend):
 @pytest.mark.parametrize("name", [n for n in OPS if good(n)[2]])
 def test_missing_attributes(name, backend):
     """Attributes without a default are asked for by name."""
-    op, arrays, _ = good(name)
+    _op, arrays, _ = good(name)
     required = {"max_pool": "kernel", "avg_pool": "kernel", "sgd_step": "lr", "adam_step": "lr"}
     if name in required:
         refused(CnncoreError, name, arrays, {}, backend, required[name])
@@ -510,7 +508,10 @@ def test_an_empty_batch(name, dtype, backend):
     if attrs.get("axis") in (0, -arrays[0].ndim):
         attrs["axis"] = -1 if arrays[0].ndim > 1 else 0
     steps = op.backward is None
-    empty = [a[:0] if a is not None and (steps or r in (MAP, INDEX, RANDOM)) else a for a, r in zip(arrays, roles)]
+    empty = [
+        a[:0] if a is not None and (steps or r in (MAP, INDEX, RANDOM)) else a
+        for a, r in zip(arrays, roles, strict=True)
+    ]
     y, ctx = run(op, tuple(empty), attrs, backend)
     for result in y if steps else (y,):
         assert result.dtype == dtype and (result.size == 0 or result == 0)
@@ -547,59 +548,3 @@ def test_nan_and_inf_do_not_raise(name, value, backend):
         y, ctx = run(op, tuple(arrays), attrs, backend)
         if op.backward is not None:
             ctx.backward(np.full_like(y, value))
-
-
-# --- anything at all ---
-
-NUMBER = st.sampled_from([-(2**63), -1, 0, 1, 2, 3, 7, *HUGE, 0.5, -0.0, 1e308, float("nan"), float("inf"), True])
-JUNK = st.one_of(
-    NUMBER,
-    st.lists(NUMBER, max_size=4),
-    st.tuples(NUMBER, NUMBER),
-    st.tuples(st.tuples(NUMBER, NUMBER), st.tuples(NUMBER, NUMBER)),
-    st.sampled_from(["", "mean", "same", b"", None, {}, set(), object(), 1j, np.zeros(2), np.zeros((2, 2), int)]),
-    st.sampled_from([np.int8(3), np.float16(2), np.array(1), np.array([1, 2]), slice(None), Ellipsis, range(2)]),
-)
-
-
-@backends
-@pytest.mark.parametrize("name", OPS)
-@examples(60)
-@given(data=st.data())
-def test_garbage_attributes(name, backend, data):
-    """Any value for any attribute: an answer or a CnncoreError, nothing else."""
-    op = registry[name]
-    case = op.domain(HypothesisDraw(data, spread=1))
-    names = ["kernel", "stride", "padding", "dilation", "ceil_mode"] if "kernel" in case.attrs else []
-    attribute = data.draw(st.sampled_from(sorted({*case.attrs, *names, "p", "axis", "groups", "out"})))
-    attrs = {**case.attrs, attribute: data.draw(JUNK)}
-    out = attrs.pop("out", None)
-    try:
-        with np.errstate(all="ignore"):
-            y, ctx = run(op, cast(op, case, np.float32), attrs, backend, out)
-            if op.backward is not None:
-                ctx.backward(np.ones_like(y))
-    except CnncoreError as error:
-        assert str(error).startswith(f"{name}: ")
-
-
-@backends
-@pytest.mark.parametrize("name", OPS)
-@examples(60)
-@given(data=st.data())
-def test_garbage_arrays(name, backend, data):
-    """Arrays of other shapes and types than those expected: an answer or a CnncoreError."""
-    op = registry[name]
-    case = op.domain(HypothesisDraw(data, spread=1))
-    arrays = list(cast(op, case, np.float32))
-    i = data.draw(st.integers(0, len(arrays) - 1))
-    shape = tuple(data.draw(st.lists(st.integers(0, 3), max_size=5)))
-    kind = data.draw(st.sampled_from([np.float32, np.float32, np.float64, np.int64, bool]))
-    arrays[i] = data.draw(st.sampled_from([np.ones(shape, kind), None, (1, 2), np.float32(1), np.bool_(True)]))
-    try:
-        with np.errstate(all="ignore"):
-            y, ctx = run(op, tuple(arrays), case.attrs, backend)
-            if op.backward is not None:
-                ctx.backward(np.ones_like(y))
-    except CnncoreError as error:
-        assert str(error).startswith(f"{name}: ")

@@ -1,4 +1,4 @@
-"""Window geometry against brute force, and against the rules of ONNX and PyTorch written as their documents have them."""
+"""Window geometry against brute force, and against the rules of ONNX and PyTorch as their documents have them."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_padding_only_answers_fast_at_any_size():
 @pytest.mark.parametrize("shape", [(2**62,), (2**31, 2**31), (2**20, 2**20, 2**20), (0, 2**62), (2**62, 0)])
 def test_too_many_elements(shape):
     """Also where a zero hides the rest of the product: NumPy and the kernels still multiply the others."""
-    with pytest.raises(ShapeError, match="op: .*too many elements"):
+    with pytest.raises(ShapeError, match=r"op: .*too many elements"):
         geometry.elements("op", shape)
 
 

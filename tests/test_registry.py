@@ -23,9 +23,9 @@ from cnncore.ops.op import INDEX, MANY, MAP, PARAM, RANDOM, Op, registry, run
 OPS = list(registry)
 
 
-def small(op: Op, dtype, seed: int = 0) -> Problem:
+def small(op: Op, dtype, first: int = 0) -> Problem:
     """The first problem of the domain that the simulator can do in about a second."""
-    for seed in range(seed, seed + 100):
+    for seed in range(first, first + 100):
         case = op.domain(Draw(seed))
         if sum(a.size for a in case.arrays if a is not None) < 600:
             break
@@ -70,7 +70,7 @@ def test_every_instruction_set_has_every_op(name):
     for isa in native.supported():
         with native.use_isa(isa):
             assert select.load("c").missing(registry[name]) is None
-            compute_and_check(small(registry[name], np.float32, seed=1), "c")
+            compute_and_check(small(registry[name], np.float32, first=1), "c")
 
 
 def test_a_named_backend_without_the_kernel_raises():
@@ -143,7 +143,7 @@ def test_the_domain(name):
 
 @pytest.mark.parametrize("name", OPS)
 def test_the_gap_is_kept(name):
-    """A change of every input by less than `gap` moves no choice: neither order, nor signs, nor what is saved of them."""
+    """A change of every input by less than `gap` moves no choice: not order, not signs, nor what is saved."""
     op = registry[name]
     for seed in range(20):
         case = op.domain(Draw(seed))
