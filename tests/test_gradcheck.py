@@ -82,7 +82,7 @@ def test_a_factor_of_one_in_a_thousand_is_found(dtype: str) -> None:
         if g[1] is not None:
             g[1] *= g[1].dtype.type(1.001)
 
-    for seed in SEEDS:
+    for seed in SEEDS if dtype == "float64" else SEEDS[:30]:
         arrays, attrs = conv_problem(seed)
         report = cc.gradcheck(planted("conv", spoil), arrays, seed=seed, dtype=dtype, **attrs)
         assert [a.verdict for a in report.arguments] == ["ok", "wrong", "ok"], f"seed {seed}\n{report}"
