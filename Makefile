@@ -25,7 +25,7 @@ asan: .venv/test
 	cd $(ASAN) && CNNCORE_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
 		$(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(ASAN) && LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 CNNCORE_TEST_TREE=. PYTHONPATH=. \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=. \
 		$(CURDIR)/$(BIN)/python -m pytest tests/test_backends.py tests/test_bad_input.py
 
 build: .venv/demo

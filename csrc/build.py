@@ -27,9 +27,9 @@ FLAGS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi2", "-mprefer-vector-width=512"],
 }
 MISSING = (
-    "cnncore: no C compiler was found (looked for $CC, cc, gcc, clang); the C kernels are left out and the NumPy backend computes. "
-    "Install one (Debian/Ubuntu: apt install build-essential; Fedora: dnf install gcc; macOS: xcode-select --install) "
-    "and install cnncore again."
+    "cnncore: no C compiler was found (looked for $CC, cc, gcc, clang); the C kernels are left out and the NumPy "
+    "backend computes. Install one (Debian/Ubuntu: apt install build-essential; Fedora: dnf install gcc; "
+    "macOS: xcode-select --install) and install cnncore again."
 )
 
 

@@ -497,3 +497,13 @@ def test_a_context_can_be_asked_twice(engine):
 def test_auto_is_the_fastest_that_is_there():
     x = np.ones(3, np.float32)
     assert run(registry["relu"], (x,), {}, "auto")[1].backend == ("c" if select.why_not("c") is None else "numpy")
+
+
+@hosts
+def test_zero_axes_stay_an_array(engine):
+    """0-d in, 0-d array out, not a NumPy scalar."""
+    for name in ("relu", "add"):
+        with engine.running() as backend:
+            y, ctx = run(registry[name], (np.array(2.0),), {}, backend)
+            (dx,) = ctx.backward(np.array(3.0))
+        assert type(y) is type(dx) is np.ndarray and (y, dx) == (2.0, 3.0)

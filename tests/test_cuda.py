@@ -369,3 +369,10 @@ def test_scalars_reach_kernels_in_the_type_they_are_compiled_for():
         kernel.KERNELS.remove(probe)
     _, s, n = compiled["args"]
     assert type(s) is np.float32 and type(n) is int
+
+
+def test_out_on_the_device_is_not_for_host_backends():
+    out = (cuda.to_device(np.zeros(3)),)
+    for backend in ("numpy", "c"):
+        with pytest.raises(BackendError, match="out for y is on the CUDA device"):
+            cc.ops.relu(np.ones(3), backend=backend, out=out)

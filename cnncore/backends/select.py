@@ -37,15 +37,17 @@ class NumPyBackend:
         return None
 
     def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
-        results = op.forward(spec.params, *arrays)
+        # NumPy turns 0-d results into scalars; asarray turns them back into arrays.
+        results = tuple(np.asarray(result) for result in op.forward(spec.params, *arrays))
         if out is None:
-            return tuple(results)
+            return results
         for target, value in zip(out, results, strict=False):
             target[...] = value
         return (*out, *results[len(out) :])
 
     def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any) -> tuple[Any, ...]:
-        return tuple(op.backward(spec.params, needs, dy, *saved))
+        gradients = op.backward(spec.params, needs, dy, *saved)
+        return tuple(None if g is None else np.asarray(g) for g in gradients)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         from ..ops.random import uniform

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import select
-from ..errors import CnncoreError, DTypeError, ShapeError
+from ..errors import BackendError, CnncoreError, DTypeError, ShapeError
 from .geometry import elements
 
 # What an array argument is. The role decides its dtype, whether it has a gradient, and how kernels receive it.
@@ -235,7 +235,7 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
     spec = dataclasses.replace(spec, inputs=shapes)
     engine = select.engine(op, backend, arrays)
     if out is not None:
-        _check_out(op, spec, dtype, out)
+        _check_out(op, spec, dtype, out, engine)
     with _memory(op.name):
         if engine.name != "cuda":
             _probe(spec, dtype)
@@ -282,12 +282,14 @@ def _check_array(op: str, name: str, a: Any) -> None:
         raise DTypeError(f"{op}: {name} must be a NumPy array, got {type(a).__name__}")
 
 
-def _check_out(op: Op, spec: Spec, dtype: Any, out: Any) -> None:
+def _check_out(op: Op, spec: Spec, dtype: Any, out: Any, engine: Any) -> None:
     """`out` has an array of the right shape and dtype for every output: kernels write to it without looking."""
     if not isinstance(out, tuple | list) or len(out) != op.outputs:
         raise CnncoreError(f"{op.name}: out must be a tuple with one array per output ({op.outputs})")
     for target, (name, (shape, _)) in zip(out, spec.results.items(), strict=False):
         _check_array(op.name, f"out for {name}", target)
+        if select.on_device(target) and engine.name != "cuda":
+            raise BackendError(f"{op.name}: out for {name} is on the CUDA device, {engine.name!r} computes")
         if tuple(target.shape) != shape:
             raise ShapeError(f"{op.name}: out for {name} must have shape {shape}, got {tuple(target.shape)}")
         if target.dtype != dtype:
