@@ -115,7 +115,7 @@ def test_train_saves_what_it_says(capsys, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "lenet"
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     chosen = metrics["settings"]
-    assert (chosen["seed"], chosen["pool"], chosen["images"], chosen["lr"]) == (3, "avg", 32, 0.05)
+    assert (chosen["seed"], chosen["pool"], chosen["images"], chosen["lr"]) == (3, "avg", 32, 0.03)
     assert metrics["test_accuracy"] == metrics["history"][-1]["test_accuracy"]
     confusion = np.array(metrics["confusion"])
     assert confusion.sum() == 60 and metrics["test_accuracy"] == np.trace(confusion) / 60

@@ -23,7 +23,7 @@ from ..optim import SGD, Adam, CosineLR, Optimizer
 from ..train import Trainer, predict
 from .common import add_command, chosen_backend, print_json, print_table, require
 
-RATES = {"sgd": 0.05, "adam": 0.001}
+RATES = {"sgd": 0.03, "adam": 0.001}
 
 
 def add_parser(commands: Any) -> None:
@@ -45,11 +45,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         shown = "" if default is None else f" (default: {default})"
         parser.add_argument(flag, default=default, help=text + shown, **more)
 
-    add("--epochs", 8, "passes over the training images", type=int)
-    add("--batch-size", 64, "images in a step", type=int)
+    add("--epochs", 7, "passes over the training images", type=int)
+    add("--batch-size", 32, "images in a step", type=int)
     add("--seed", 0, "of initial weights, order, shifts and dropout", type=int)
     add("--optimizer", "sgd", "SGD with momentum 0.9, or Adam", choices=sorted(RATES))
-    add("--lr", None, "first learning rate, to fall along a cosine (default: 0.05 sgd, 0.001 adam)", type=float)
+    add("--lr", None, "first learning rate, to fall along a cosine (default: 0.03 sgd, 0.001 adam)", type=float)
     add("--weight-decay", 5e-4, "of weights, not of biases", type=float)
     add("--pool", "max", "pooling of the model")
     add("--dropout", 0.5, "share of hidden units dropped", type=float)
