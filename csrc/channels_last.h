@@ -8,15 +8,17 @@ typedef struct {
     int64_t n, s[3];    /* strides of image and of the three spatial axes, in elements; a channel's is 1 */
 } map_view;
 
-/* One image row: w pixels of c channels. 16 pixels at a time, so that a source line is used whole. */
+/* One image row: w pixels of c channels; V x V elements at a time in registers, the rest one by one. */
 static void FN(pack_row)(REAL *to, const REAL *from, int64_t w, int64_t c, int64_t stride_w, int64_t stride_c) {
     if (stride_c == 1 || c == 1) {
         for (int64_t i = 0; i < w; i++) memcpy(to + i * c, from + i * stride_w, c * sizeof(REAL));
         return;
     }
-    for (int64_t i0 = 0; i0 < w; i0 += 16)
-        for (int64_t k = 0; k < c; k++)
-            for (int64_t i = i0; i < MIN(i0 + 16, w); i++) to[i * c + k] = from[i * stride_w + k * stride_c];
+    const int64_t even_w = stride_w == 1 ? w - w % V : 0, even_c = c - c % V;
+    for (int64_t k = 0; k < even_c; k += V)
+        for (int64_t i = 0; i < even_w; i += V) FN(transpose)(to + i * c + k, c, from + i + k * stride_c, stride_c);
+    for (int64_t k = 0; k < c; k++)
+        for (int64_t i = k < even_c ? even_w : 0; i < w; i++) to[i * c + k] = from[i * stride_w + k * stride_c];
 }
 
 /* View t with `low` zeros in front of every spatial axis and a padded size of `padded`. The copy, where one is needed,

@@ -1,4 +1,4 @@
-/* Direct convolution, forward and backward, as register-blocked products without im2col.
+/* Direct convolution, forward and backward to x, as register-blocked products without im2col.
  *
  * One engine, `gather`, computes
  *
@@ -12,8 +12,7 @@
  *   forward          pixels of y, all taps.
  *   backward to x    the same on dy. With stride s, the pixels of dx fall into s phases per axis; those of one phase
  *                    share their taps, so each phase is one call of gather (with stride 1 there is one phase).
- *   backward to w    the other way round: a block of rows x maps stays in registers while the pixels go by. Every
- *                    dw element belongs to one task: no races, no atomics.
+ *   backward to w    conv_weights.c: the same rows and pixels, the reduction over pixels.
  *
  * Few maps (dx of a first layer has 1 or 3) would leave most lanes empty. There the reduction is the vector: a tile of
  * DOT_PIXELS by DOT_MAPS sums keeps V partial sums each, along runs that are long because they hold dy's channels.
@@ -26,43 +25,7 @@
 
 #ifdef REAL
 #include "channels_last.h"
-
-#ifndef NV
-#define NV 2
-#if CC_VECTOR_BYTES == 64 || defined(__aarch64__)
-#define MR 12
-#elif CC_VECTOR_BYTES == 32
-#define MR 6
-#else
-#define MR 4 /* no fused multiply-add: products need registers too */
-#endif
-#define DOT_PIXELS 4
-#define DOT_MAPS 3
-#define PIXELS (MR * 16) /* per task: their part of x stays in L2 while the blocks of maps go by */
-#define MAP_BLOCKS 4     /* blocks of maps per task */
-#define ROW_TILES 16     /* tiles of rows per task in backward to w */
-#endif
-#define BLOCK (NV * V) /* maps per block */
-
-/* --- where things are ----------------------------------------------------------------------------------------- */
-
-#define run FN(cc_run)
-typedef struct { int64_t offset, length; } run;
-
-/* The rows of a reduction: where each stands relative to a pixel in the map it is gathered from, and in the weights. */
-#define row_list FN(cc_row_list)
-typedef struct {
-    int64_t count, runs;
-    int64_t *offset, *weight;
-    run *run_list;
-} row_list;
-
-/* A grid of pixels: their strides in the map that is read and in the map that is written. */
-#define pixel_grid FN(cc_pixel_grid)
-typedef struct {
-    int64_t images, size[3];
-    int64_t in_n, in[3], out_n, out[3], out_channel;
-} pixel_grid;
+#include "conv.h"
 
 static row_list FN(take_rows)(int64_t most, cc_arena *arena) {
     return (row_list){0, 0, cc_take(arena, most * sizeof(int64_t)), cc_take(arena, most * sizeof(int64_t)),
@@ -71,33 +34,19 @@ static row_list FN(take_rows)(int64_t most, cc_arena *arena) {
 
 static void FN(add_row)(row_list *rows, int64_t offset, int64_t weight) {
     run *last = rows->run_list + rows->runs - 1;
-    if (rows->runs && last->offset + last->length == offset) last->length++;
+    if (rows->runs && last->length < KC && last->offset + last->length == offset) last->length++;
     else rows->run_list[rows->runs++] = (run){offset, 1};
     rows->offset[rows->count] = offset;
     rows->weight[rows->count++] = weight;
 }
 
-static int64_t FN(grid_pixels)(const pixel_grid *g) { return g->images * g->size[0] * g->size[1] * g->size[2]; }
-
-/* Offsets, in both maps, of `count` pixels from number `first` on. */
-static void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_t *in, int64_t *out) {
-    int64_t at[3], rest = first;
-    for (int a = 2; a >= 0; a--) {
-        at[a] = rest % g->size[a];
-        rest /= g->size[a];
-    }
-    for (int64_t i = 0; i < count; i++) {
-        in[i] = rest * g->in_n + at[0] * g->in[0] + at[1] * g->in[1] + at[2] * g->in[2];
-        out[i] = rest * g->out_n + at[0] * g->out[0] + at[1] * g->out[1] + at[2] * g->out[2];
-        if (++at[2] < g->size[2]) continue;
-        at[2] = 0;
-        if (++at[1] < g->size[1]) continue;
-        at[1] = 0;
-        if (++at[0] < g->size[0]) continue;
-        at[0] = 0;
-        rest++;
-    }
+/* The runs from r on that together have at most `most` rows, or one run: returns the one behind them. */
+static int64_t FN(panel)(const row_list *rows, int64_t r, int64_t most, int64_t *length) {
+    *length = rows->run_list[r].length;
+    for (r++; r < rows->runs && *length + rows->run_list[r].length <= most; r++) *length += rows->run_list[r].length;
+    return r;
 }
+
 
 /* Weights as [block][row][lane]: lane j of block b is map b * BLOCK + j, whose weights stand `map_stride` apart. */
 static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int64_t maps, int64_t map_stride) {
@@ -115,11 +64,13 @@ static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int6
 
 /* --- gather --------------------------------------------------------------------------------------------------- */
 
-INLINE void FN(gather_tile)(const row_list *rows, const REAL *const x[MR], const REAL *w, vec acc[MR][NV]) {
-    for (int64_t r = 0; r < rows->runs; r++) {
+/* acc += the part of the reduction that `runs` is, its weights at w. */
+INLINE void FN(gather_tile)(const run *runs, int64_t count, const REAL *const x[MR], const REAL *w,
+                            vec acc[MR][NV]) {
+    for (int64_t r = 0; r < count; r++) {
         const REAL *from[MR];
-        UNROLL for (int m = 0; m < MR; m++) from[m] = x[m] + rows->run_list[r].offset;
-        for (int64_t i = 0; i < rows->run_list[r].length; i++, w += BLOCK) {
+        UNROLL for (int m = 0; m < MR; m++) from[m] = x[m] + runs[r].offset;
+        for (int64_t i = 0; i < runs[r].length; i++, w += BLOCK) {
             vec lanes[NV];
             UNROLL for (int v = 0; v < NV; v++) lanes[v] = FN(load)(w + v * V);
             UNROLL for (int m = 0; m < MR; m++) {
@@ -129,23 +80,74 @@ INLINE void FN(gather_tile)(const row_list *rows, const REAL *const x[MR], const
     }
 }
 
-static void FN(store_tile)(REAL *const y[MR], int64_t pixels, int64_t lanes, int64_t stride, vec acc[MR][NV]) {
-    for (int64_t m = 0; m < pixels; m++) {
-        if (stride == 1) {
-            for (int v = 0; v < NV && v * V < lanes; v++) FN(store_n)(y[m] + v * V, acc[m][v], lanes - v * V);
-        } else {
-            REAL lane[BLOCK];
-            for (int v = 0; v < NV; v++) FN(store)(lane + v * V, acc[m][v]);
-            for (int64_t j = 0; j < lanes; j++) y[m][j * stride] = lane[j];
+/* A block of maps of `count` pixels to y. Where maps do not stand side by side, V pixels that do are transposed. */
+INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride,
+                            const REAL *sum) {
+    for (int64_t i = 0, next; i < count; i = next) {
+        const int turned = stride != 1 && lanes == BLOCK && i + V <= count && out[i + V - 1] - out[i] == V - 1;
+        next = i + (turned ? V : 1);
+        for (int v = 0; v < NV && v * V < lanes; v++) {
+            REAL *to = y + out[i] + v * V * stride;
+            const REAL *from = sum + i * BLOCK + v * V;
+            if (turned) FN(transpose)(to, stride, from, BLOCK);
+            else if (stride == 1) FN(store_n)(to, FN(load)(from), lanes - v * V);
+            else
+                for (int64_t j = 0; j < MIN(V, lanes - v * V); j++) to[j * stride] = from[j];
+        }
+    }
+}
+
+/* One block of maps of one task: panel by panel of KC rows, so that a panel is read from L1 by all tiles but the first.
+ * Sums wait in `sum` between panels. */
+INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
+                             const REAL *x, const REAL *weights, const REAL *bias, int64_t lanes, int64_t stride) {
+    vec sum[PIXELS / MR][MR][NV];
+    REAL start[BLOCK] = {0};
+    if (bias) memcpy(start, bias, lanes * sizeof(REAL));
+    for (int64_t i = 0; i < cc_round_up(count, MR); i++)
+        for (int v = 0; v < NV; v++) sum[i / MR][i % MR][v] = FN(load)(start + v * V);
+    for (int64_t r = 0, next, length; r < rows->runs; r = next) {
+        next = FN(panel)(rows, r, KC, &length);
+        for (int64_t i = 0; i < count; i += MR) {
+            const REAL *from[MR];
+            vec acc[MR][NV];
+            /* a short tile computes its last pixel again, and drops it */
+            for (int m = 0; m < MR; m++) from[m] = x + in[MIN(i + m, count - 1)];
+            UNROLL for (int m = 0; m < MR; m++) {
+                UNROLL for (int v = 0; v < NV; v++) acc[m][v] = sum[i / MR][m][v];
+            }
+            FN(gather_tile)(rows->run_list + r, next - r, from, weights, acc);
+            UNROLL for (int m = 0; m < MR; m++) {
+                UNROLL for (int v = 0; v < NV; v++) sum[i / MR][m][v] = acc[m][v];
+            }
+        }
+        weights += length * BLOCK;
+    }
+    FN(store_block)(y, out, count, lanes, stride, (const REAL *)sum);
+}
+
+/* y for every pixel of the grid and `maps` maps, from packed weights. */
+static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
+                       const REAL *bias, int64_t maps) {
+    const int64_t pixels = FN(grid_pixels)(g), blocks = cc_ceil_div(maps, BLOCK);
+    const int64_t pixel_tasks = cc_ceil_div(pixels, PIXELS), map_tasks = cc_ceil_div(blocks, MAP_BLOCKS);
+    PARALLEL_FOR
+    for (int64_t task = 0; task < pixel_tasks * map_tasks; task++) {
+        const int64_t first = task / map_tasks * PIXELS, first_block = task % map_tasks * MAP_BLOCKS;
+        const int64_t count = MIN(PIXELS, pixels - first);
+        int64_t in[PIXELS], out[PIXELS];
+        FN(locate)(g, first, count, in, out);
+        for (int64_t b = first_block; b < MIN(first_block + MAP_BLOCKS, blocks); b++) {
+            const int64_t k = b * BLOCK;
+            FN(gather_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count,
+                             bias ? bias + k : NULL, MIN(BLOCK, maps - k), g->out_channel);
         }
     }
 }
 
 /* Whether the reduction should be the vector: few maps, and runs that fill vectors. */
 static int FN(few_maps)(const row_list *rows, int64_t maps) {
-    for (int64_t r = 0; r < rows->runs; r++)
-        if (rows->run_list[r].length < V) return 0;
-    return 2 * maps <= BLOCK;
+    return 2 * maps <= BLOCK && rows->count >= rows->runs * V;
 }
 
 /* Weights as [map][row]. */
@@ -154,21 +156,57 @@ static void FN(pack_dot_weights)(REAL *to, const REAL *w, const row_list *rows, 
         for (int64_t r = 0; r < rows->count; r++) to[k * rows->count + r] = w[rows->weight[r] + k * map_stride];
 }
 
-INLINE void FN(dot_tile)(const row_list *rows, const REAL *const x[DOT_PIXELS], const REAL *const w[DOT_MAPS],
-                         vec acc[DOT_PIXELS][DOT_MAPS]) {
+INLINE void FN(dot_step)(const REAL *const x[DOT_PIXELS], const REAL *const w[DOT_MAPS], int64_t at, int64_t row,
+                         int64_t lanes, vec acc[DOT_PIXELS][DOT_MAPS]) {
+    vec factor[DOT_MAPS];
+    UNROLL for (int k = 0; k < DOT_MAPS; k++) factor[k] = FN(load_n)(w[k] + row, lanes);
+    UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
+        const vec from = FN(load_n)(x[m] + at, lanes);
+        UNROLL for (int k = 0; k < DOT_MAPS; k++) acc[m][k] += from * factor[k];
+    }
+}
+
+INLINE void FN(dot_tile)(const run *runs, int64_t count, const REAL *const x[DOT_PIXELS],
+                         const REAL *const w[DOT_MAPS], vec acc[DOT_PIXELS][DOT_MAPS]) {
     int64_t row = 0;
-    for (int64_t r = 0; r < rows->runs; r++) {
-        const int64_t offset = rows->run_list[r].offset, length = rows->run_list[r].length;
-        for (int64_t i = 0; i < length; i += V) {
-            vec lanes[DOT_MAPS];
-            UNROLL for (int k = 0; k < DOT_MAPS; k++) lanes[k] = FN(load_n)(w[k] + row + i, length - i);
-            UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
-                const vec from = FN(load_n)(x[m] + offset + i, length - i);
-                UNROLL for (int k = 0; k < DOT_MAPS; k++) acc[m][k] += from * lanes[k];
-            }
-        }
+    for (int64_t r = 0; r < count; r++) {
+        const int64_t offset = runs[r].offset, length = runs[r].length;
+        int64_t i = 0;
+        for (; i + V <= length; i += V) FN(dot_step)(x, w, offset + i, row + i, V, acc);
+        if (i < length) FN(dot_step)(x, w, offset + i, row + i, length - i, acc);
         row += length;
     }
+}
+
+/* DOT_MAPS maps of one task, panel by panel as in gather_block. */
+INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
+                          const REAL *x, const REAL *weights, const REAL *bias, int64_t maps, int64_t stride) {
+    vec sum[PIXELS / DOT_PIXELS][DOT_PIXELS][DOT_MAPS];
+    const REAL *w[DOT_MAPS];
+    for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k, maps - 1) * rows->count;
+    memset(sum, 0, sizeof sum);
+    for (int64_t r = 0, next, length; r < rows->runs; r = next) {
+        next = FN(panel)(rows, r, 4 * KC, &length);
+        for (int64_t i = 0; i < count; i += DOT_PIXELS) {
+            const REAL *from[DOT_PIXELS];
+            vec acc[DOT_PIXELS][DOT_MAPS];
+            for (int m = 0; m < DOT_PIXELS; m++) from[m] = x + in[MIN(i + m, count - 1)];
+            UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
+                UNROLL for (int k = 0; k < DOT_MAPS; k++) acc[m][k] = sum[i / DOT_PIXELS][m][k];
+            }
+            FN(dot_tile)(rows->run_list + r, next - r, from, w, acc);
+            UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
+                UNROLL for (int k = 0; k < DOT_MAPS; k++) sum[i / DOT_PIXELS][m][k] = acc[m][k];
+            }
+        }
+        for (int k = 0; k < DOT_MAPS; k++) w[k] += length;
+    }
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t k = 0; k < maps; k++) {
+            REAL total = bias ? bias[k] : 0;
+            for (int v = 0; v < V; v++) total += sum[i / DOT_PIXELS][i % DOT_PIXELS][k][v];
+            y[out[i] + k * stride] = total;
+        }
 }
 
 /* gather, with the reduction as the vector and weights from pack_dot_weights. */
@@ -180,57 +218,9 @@ static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const RE
         const int64_t count = MIN(PIXELS, pixels - first);
         int64_t in[PIXELS], out[PIXELS];
         FN(locate)(g, first, count, in, out);
-        for (int64_t k0 = 0; k0 < maps; k0 += DOT_MAPS)
-            for (int64_t i = 0; i < count; i += DOT_PIXELS) {
-                const REAL *from[DOT_PIXELS], *w[DOT_MAPS];
-                vec acc[DOT_PIXELS][DOT_MAPS];
-                for (int m = 0; m < DOT_PIXELS; m++) from[m] = x + in[MIN(i + m, count - 1)];
-                for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k0 + k, maps - 1) * rows->count;
-                UNROLL for (int m = 0; m < DOT_PIXELS; m++) {
-                    UNROLL for (int k = 0; k < DOT_MAPS; k++) acc[m][k] = (vec){0};
-                }
-                FN(dot_tile)(rows, from, w, acc);
-                for (int m = 0; m < MIN(DOT_PIXELS, count - i); m++)
-                    for (int k = 0; k < MIN(DOT_MAPS, maps - k0); k++) {
-                        REAL sum = bias ? bias[k0 + k] : 0;
-                        for (int v = 0; v < V; v++) sum += acc[m][k][v];
-                        y[out[i + m] + (k0 + k) * g->out_channel] = sum;
-                    }
-            }
-    }
-}
-
-/* y for every pixel of the grid and `maps` maps, from packed weights. */
-static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
-                       const REAL *bias, int64_t maps) {
-    const int64_t pixels = FN(grid_pixels)(g), blocks = cc_ceil_div(maps, BLOCK);
-    const int64_t pixel_tasks = cc_ceil_div(pixels, PIXELS), map_tasks = cc_ceil_div(blocks, MAP_BLOCKS);
-    PARALLEL_FOR
-    for (int64_t task = 0; task < pixel_tasks * map_tasks; task++) {
-        const int64_t first = task / map_tasks * PIXELS, first_block = task % map_tasks * MAP_BLOCKS;
-        const int64_t count = MIN(PIXELS, pixels - first), last_block = MIN(first_block + MAP_BLOCKS, blocks);
-        int64_t in[PIXELS], out[PIXELS];
-        FN(locate)(g, first, count, in, out);
-        for (int64_t b = first_block; b < last_block; b++) {
-            const int64_t k = b * BLOCK, lanes = MIN(BLOCK, maps - k);
-            REAL start[BLOCK] = {0};
-            if (bias) memcpy(start, bias + k, lanes * sizeof(REAL));
-            for (int64_t i = 0; i < count; i += MR) {
-                const int64_t full = MIN(MR, count - i);
-                const REAL *from[MR];
-                REAL *to[MR];
-                vec acc[MR][NV];
-                for (int m = 0; m < MR; m++) { /* a short tile computes its first pixel again, and drops it */
-                    from[m] = x + in[i + (m < full ? m : 0)];
-                    to[m] = y + out[i + (m < full ? m : 0)] + k * g->out_channel;
-                }
-                UNROLL for (int m = 0; m < MR; m++) {
-                    UNROLL for (int v = 0; v < NV; v++) acc[m][v] = FN(load)(start + v * V);
-                }
-                FN(gather_tile)(rows, from, weights + b * rows->count * BLOCK, acc);
-                FN(store_tile)(to, full, lanes, g->out_channel, acc);
-            }
-        }
+        for (int64_t k = 0; k < maps; k += DOT_MAPS)
+            FN(dot_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count,
+                          bias ? bias + k : NULL, MIN(DOT_MAPS, maps - k), g->out_channel);
     }
 }
 
@@ -243,82 +233,6 @@ static void FN(product)(const pixel_grid *g, const row_list *rows, REAL *y, cons
     } else {
         FN(pack_weights)(packed, w, rows, maps, map_stride);
         FN(gather)(g, rows, y, x, packed, bias, maps);
-    }
-}
-
-/* --- scatter into weights --------------------------------------------------------------------------------------- */
-
-INLINE void FN(weight_tile)(const REAL *const x[MR], const REAL *dy, const int64_t *in, const int64_t *out,
-                            int64_t pixels, vec acc[MR][NV]) {
-    for (int64_t p = 0; p < pixels; p++) {
-        vec lanes[NV];
-        UNROLL for (int v = 0; v < NV; v++) lanes[v] = FN(load)(dy + out[p] + v * V);
-        UNROLL for (int m = 0; m < MR; m++) {
-            UNROLL for (int v = 0; v < NV; v++) acc[m][v] += lanes[v] * x[m][in[p]];
-        }
-    }
-}
-
-/* dw[row.weight + k * map_stride] = sum over pixels of x[in + row.offset] dy[out + k]. dy is channels last; blocks of
- * maps that reach past the last one read a copy of the pixels' lanes, filled up with zeros. */
-static void FN(scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, const REAL *x, const REAL *dy,
-                                int64_t maps, int64_t map_stride) {
-    const int64_t pixels = FN(grid_pixels)(g), tiles = cc_ceil_div(rows->count, MR);
-    const int64_t row_tasks = cc_ceil_div(tiles, ROW_TILES), blocks = cc_ceil_div(maps, BLOCK);
-    PARALLEL_FOR
-    for (int64_t task = 0; task < row_tasks * blocks; task++) {
-        const int64_t k = task / row_tasks * BLOCK, lanes = MIN(BLOCK, maps - k);
-        const int64_t first = task % row_tasks * ROW_TILES, last = MIN(first + ROW_TILES, tiles);
-        vec sum[ROW_TILES][MR][NV];
-        memset(sum, 0, sizeof sum);
-        for (int64_t p = 0; p < pixels; p += PIXELS) {
-            const int64_t count = MIN(PIXELS, pixels - p);
-            int64_t in[PIXELS], out[PIXELS];
-            REAL copy[PIXELS * BLOCK];
-            FN(locate)(g, p, count, in, out);
-            const REAL *from = dy + k;
-            if (lanes < BLOCK) {
-                memset(copy, 0, sizeof copy);
-                for (int64_t i = 0; i < count; i++) {
-                    memcpy(copy + i * BLOCK, dy + out[i] + k, lanes * sizeof(REAL));
-                    out[i] = i * BLOCK;
-                }
-                from = copy;
-            }
-            for (int64_t t = first; t < last; t++) {
-                const REAL *row[MR];
-                vec acc[MR][NV];
-                for (int m = 0; m < MR; m++) row[m] = x + rows->offset[MIN(t * MR + m, rows->count - 1)];
-                memset(acc, 0, sizeof acc);
-                FN(weight_tile)(row, from, in, out, count, acc);
-                for (int m = 0; m < MR; m++)
-                    for (int v = 0; v < NV; v++) sum[t - first][m][v] += acc[m][v];
-            }
-        }
-        for (int64_t r = first * MR; r < MIN(last * MR, rows->count); r++) {
-            REAL lane[BLOCK];
-            for (int v = 0; v < NV; v++) FN(store)(lane + v * V, sum[r / MR - first][r % MR][v]);
-            for (int64_t j = 0; j < lanes; j++) dw[rows->weight[r] + (k + j) * map_stride] = lane[j];
-        }
-    }
-}
-
-/* db[k] = sum over pixels of dy, in two levels (blocks of PIXELS, then their sums), which rounds less than one. */
-static void FN(sum_maps)(const pixel_grid *g, REAL *db, const REAL *dy, int64_t maps) {
-    const int64_t pixels = FN(grid_pixels)(g);
-    PARALLEL_FOR
-    for (int64_t b = 0; b < cc_ceil_div(maps, V); b++) {
-        const int64_t lanes = MIN(V, maps - b * V);
-        vec sum = {0};
-        for (int64_t p = 0; p < pixels; p += PIXELS) {
-            int64_t in[PIXELS], out[PIXELS];
-            const int64_t count = MIN(PIXELS, pixels - p);
-            vec part = {0};
-            FN(locate)(g, p, count, in, out);
-            for (int64_t i = 0; i < count; i++) part += FN(load_n)(dy + out[i] + b * V, lanes);
-            sum += part;
-        }
-        FN(store_n)(db + b * V, sum, lanes);
     }
 }
 
@@ -462,18 +376,24 @@ int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc
         FN(padded_size)(win, x_padded);
         from = FN(view)(x, win->begin, x_padded, &arena);
     }
+    pixel_grid g = FN(forward_grid)(win, &from, above.n, above.s, 1, dy->shape[0]);
+    REAL *sums = NULL;
+    if (cc_wanted(dw)) {
+        const int64_t elements = FN(cc_weight_sums)(taps * channels, maps, FN(grid_pixels)(&g));
+        sums = cc_take(&arena, elements * sizeof(REAL));
+    }
     if (!scratch) return arena.used;
 
     if (cc_wanted(dx)) FN(backward_data)(dx, &above, w, p, axis, &rows, weights);
-    pixel_grid g = FN(forward_grid)(win, &from, above.n, above.s, 1, dy->shape[0]);
     if (cc_wanted(dw)) {
         rows.count = rows.runs = 0;
         FN(forward_rows)(&rows, win, &from, channels);
         for (int64_t group = 0; group < p->groups; group++)
-            FN(scatter_weights)(&g, &rows, (REAL *)dw->data + group * maps * channels * taps,
-                                from.origin + group * channels, above.origin + group * maps, maps, channels * taps);
+            FN(cc_scatter_weights)(&g, &rows, (REAL *)dw->data + group * maps * channels * taps,
+                                from.origin + group * channels, above.origin + group * maps, maps, channels * taps,
+                                sums);
     }
-    if (cc_wanted(db)) FN(sum_maps)(&g, db->data, above.origin, w->shape[0]);
+    if (cc_wanted(db)) FN(cc_sum_maps)(&g, db->data, above.origin, w->shape[0]);
     return 0;
 }
 #endif

@@ -46,7 +46,7 @@ typedef struct { double beta1, beta2, eps, weight_decay, rate, correction; } cc_
     int64_t name##_f32(__VA_ARGS__, void *scratch); \
     int64_t name##_f64(__VA_ARGS__, void *scratch);
 
-/* conv_direct.c */
+/* conv_direct.c (and conv_weights.c) */
 KERNEL(conv_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
 KERNEL(conv_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p)
 

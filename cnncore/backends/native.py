@@ -32,7 +32,10 @@ _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("cnncore_is
 @functools.cache
 def _module(isa: str) -> Any:
     """The cffi module of one instruction set."""
-    module = importlib.import_module(f"cnncore._native_{isa}")
+    try:
+        module = importlib.import_module(f"cnncore._native_{isa}")
+    except ImportError as error:  # built for another machine, or half built
+        raise BackendError(f"c: the compiled kernels cannot be loaded ({error}); build them again") from error
     module.lib.cc_set_threads(_default_threads())
     return module
 

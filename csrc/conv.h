@@ -1,0 +1,69 @@
+/* What the files of convolution share: rows, runs, pixel grids, and block sizes (see conv_direct.c). Included after
+ * twice.h. */
+
+#ifndef NV
+#define NV 2
+#if CC_VECTOR_BYTES == 64 || defined(__aarch64__)
+#define MR 12
+#elif CC_VECTOR_BYTES == 32
+#define MR 6
+#else
+#define MR 4 /* no fused multiply-add: products need registers too */
+#endif
+#define DOT_PIXELS 4
+#define DOT_MAPS 3
+/* Sizes of what a task holds in L1 (32 KiB): a panel of KC rows of a block of maps, and the sums of PIXELS pixels;
+ * backward to w, PIXELS pixels of a tile of rows of x and of a block of maps of dy. */
+#define KC 256
+#define PIXELS (MR * 16)
+#define ROWS 96 /* per task, backward to w */
+#define MAP_BLOCKS 4        /* blocks of maps per task: x is read again for each, from L2 */
+#define WEIGHT_MAP_BLOCKS 8 /* the same, backward to w */
+#endif
+#define BLOCK (NV * V) /* maps per block */
+
+#define run FN(cc_run)
+typedef struct { int64_t offset, length; } run;
+
+/* The rows of a reduction: where each stands relative to a pixel in the map it is gathered from, and in the weights. */
+#define row_list FN(cc_row_list)
+typedef struct {
+    int64_t count, runs;
+    int64_t *offset, *weight;
+    run *run_list;
+} row_list;
+
+/* A grid of pixels: their strides in the map that is read and in the map that is written. */
+#define pixel_grid FN(cc_pixel_grid)
+typedef struct {
+    int64_t images, size[3];
+    int64_t in_n, in[3], out_n, out[3], out_channel;
+} pixel_grid;
+
+INLINE int64_t FN(grid_pixels)(const pixel_grid *g) { return g->images * g->size[0] * g->size[1] * g->size[2]; }
+
+/* Offsets, in both maps, of `count` pixels from number `first` on. */
+INLINE void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_t *in, int64_t *out) {
+    int64_t at[3], rest = first;
+    for (int a = 2; a >= 0; a--) {
+        at[a] = rest % g->size[a];
+        rest /= g->size[a];
+    }
+    for (int64_t i = 0; i < count; i++) {
+        in[i] = rest * g->in_n + at[0] * g->in[0] + at[1] * g->in[1] + at[2] * g->in[2];
+        out[i] = rest * g->out_n + at[0] * g->out[0] + at[1] * g->out[1] + at[2] * g->out[2];
+        if (++at[2] < g->size[2]) continue;
+        at[2] = 0;
+        if (++at[1] < g->size[1]) continue;
+        at[1] = 0;
+        if (++at[0] < g->size[0]) continue;
+        at[0] = 0;
+        rest++;
+    }
+}
+
+/* conv_weights.c */
+int64_t FN(cc_weight_sums)(int64_t rows, int64_t maps, int64_t pixels);
+void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, const REAL *x, const REAL *dy,
+                            int64_t maps, int64_t map_stride, REAL *sums);
+void FN(cc_sum_maps)(const pixel_grid *g, REAL *db, const REAL *dy, int64_t maps);
