@@ -19,7 +19,7 @@
 
 #ifndef POOL_H
 #define POOL_H
-#define LINES 4 /* vectors per transposed block: a cache line of 16 floats at least */
+#define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
 /* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
  * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
  * index `shift` higher (and counted alike), so that its list need not be made again. Away from borders they are. */
