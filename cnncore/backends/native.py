@@ -22,6 +22,10 @@ from ..errors import BackendError
 from ..ops.geometry import Window
 
 ISAS = ("avx512", "avx2", "baseline")  # the fastest first
+# libgomp's threads spin for milliseconds before they sleep; on a busy machine that takes the processor from those they
+# wait for. About 20 us is enough to bridge the gap between two kernels. Read by libgomp when it is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 POISON = False  # for tests: fill results and scratch with NaN before every call, so that what is not written shows
 
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
