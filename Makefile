@@ -6,7 +6,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 ASAN := build/asan
 export MPLBACKEND = Agg
 
-.PHONY: demo test test-slow build bench asan lint clean
+.PHONY: demo test test-slow build bench asan docs lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo
@@ -33,6 +33,10 @@ build: .venv/demo
 
 bench: .venv/demo
 	$(BIN)/cnncore bench
+
+# docs/ops, from the docstrings.
+docs: .venv/demo
+	$(BIN)/python docs/make_ops.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

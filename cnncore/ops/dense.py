@@ -21,7 +21,8 @@ def linear_rule(x: Any, w: Any, b: Any = None) -> Spec:
 
     y = x w^T + b.   Gradient: dx = dy w, dw = dy^T x, db = sum of dy over the batch.
 
-    Shapes: x (N, F), w (O, F), b (O,) or None, y (N, O). An empty batch gives zero dw, db.
+    Shapes: x (N, F), w (O, F), b (O,) or None, y (N, O).
+    Edges: an empty batch gives an empty y and zero dw, db. NaN and Inf propagate along their rows and columns.
     Raises ShapeError, DTypeError.
     Source: the paper's 1.3.
     """
@@ -112,6 +113,7 @@ def softmax_cross_entropy_rule(logits: Any, labels: Any, *, reduction: str = "me
     Shapes: logits (N, K), labels (N,) integers in [0, K), y a scalar (0-d).
     Edges: no overflow at any finite logits; NaN or +Inf gives NaN. An empty batch gives 0.
     Raises ShapeError, DTypeError, CnncoreError (a label out of range, an unknown reduction).
+    Source: the paper's 1.3; ONNX's SoftmaxCrossEntropyLoss.
     """
     if len(logits.shape) != 2 or logits.shape[1] == 0:
         raise ShapeError(f"softmax_cross_entropy: logits must be (N, K), got shape {tuple(logits.shape)}")

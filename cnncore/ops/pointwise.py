@@ -27,6 +27,7 @@ def relu_rule(x: Any) -> Spec:
 
     Shapes: x of any shape (up to 5 axes), y the same. Keeps its output, not its input, for the backward.
     Edges: the gradient at x = 0 is 0. NaN stays NaN, and passes dy.
+    Raises ShapeError, DTypeError.
     Source: the paper's 1.3.
     """
     return Spec(SimpleNamespace(), {"y": (tuple(x.shape), None)})
@@ -99,7 +100,10 @@ def add_rule(*xs: Any) -> Spec:
 
     y = sum over i of xs[i], from the left.   Gradient: dy to each.
 
-    Shapes: up to 5 axes, no broadcasting. Raises ShapeError, DTypeError.
+    Shapes: all equal (nothing is broadcast), up to 5 axes.
+    Edges: one array alone gives a copy of it; Inf - Inf gives NaN.
+    Raises ShapeError, DTypeError.
+    Source: ONNX's Sum.
     """
     for i, x in enumerate(xs):
         if tuple(x.shape) != tuple(xs[0].shape):
@@ -129,9 +133,12 @@ add = register(Op("add", add_rule, add_forward, add_backward, {"xs": MANY}, (), 
 def concat_rule(*xs: Any, axis: int = 1) -> Spec:
     """Any number of arrays, one behind the other along an axis (1: the maps).
 
-    Gradient: each array's slice of dy.
+    y[start_i + j] = xs[i][j] along the axis, start_i the length of all arrays before.   Gradient: each its slice of dy.
 
-    Shapes: equal but for `axis`, which may be negative; up to 5 axes. Raises ShapeError, DTypeError.
+    Shapes: equal but for `axis`, which may be negative; up to 5 axes.
+    Edges: one array alone gives a copy of it; an array may have length 0 along the axis.
+    Raises ShapeError, DTypeError.
+    Source: ONNX's Concat; the paper's 2.3 concatenates what different pooling ops give.
     """
     rank = len(xs[0].shape)
     axis = geometry.integer("concat", "axis", axis, -rank)

@@ -209,6 +209,7 @@ avg_pool = variant(
 
     y = (sum over R of x) / n, n the number of real elements in R.   Gradient: dy / n to each.
 
-    With `count_include_pad` zero padding counts in n; what `ceil_mode` lets a window hang over never does.
+    Edges: with `count_include_pad` zero padding counts in n; what `ceil_mode` lets a window hang over never does. NaN
+    and Inf propagate.
     Source: the paper's 2.2.""",
 )

@@ -44,7 +44,9 @@ def sgd_step_rule(
     g = grad + weight_decay value;   v' = momentum velocity + g
     value' = value - lr v', or with nesterov value - lr (g + momentum v')
 
-    Shapes: all equal. Not differentiable. Raises ShapeError, DTypeError, CnncoreError (a negative rate).
+    Shapes: all equal.
+    Edges: without momentum the velocity is the last gradient; NaN and Inf propagate.
+    Raises ShapeError, DTypeError, CnncoreError (a negative rate).
     Source: Sutskever et al. 2013, in PyTorch's form.
     """
     _at_least("sgd_step", 0, lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -86,7 +88,9 @@ def adam_step_rule(
     g = grad + weight_decay value;   m' = beta1 mean + (1 - beta1) g;   s' = beta2 square + (1 - beta2) g^2
     value' = value - lr (m' / (1 - beta1^step)) / (sqrt(s' / (1 - beta2^step)) + eps)
 
-    Shapes: all equal. Not differentiable. Raises ShapeError, DTypeError, CnncoreError (a rate out of range).
+    Shapes: all equal.
+    Edges: where every gradient was 0 the value stays (eps > 0); with eps = 0 it is NaN there. NaN and Inf propagate.
+    Raises ShapeError, DTypeError, CnncoreError (a rate out of range).
     Source: Kingma & Ba 2015.
     """
     _at_least("adam_step", 0, lr=lr, eps=eps, weight_decay=weight_decay)
