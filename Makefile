@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
-ASAN := build/asan
+comma := ,
+SANITIZED = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export MPLBACKEND = Agg
 
 .PHONY: demo test test-slow build bench asan docs lint clean
@@ -18,15 +20,22 @@ test: .venv/test
 test-slow: .venv/test
 	$(BIN)/pytest -m slow
 
-# Every C kernel under AddressSanitizer and UBSan, in a copy of the tree.
+# The kernel tests on kernels built with other flags, in a copy of the tree: $(call in_copy,NAME,FLAGS,ENVIRONMENT)
+define in_copy
+	rm -rf build/$(1) && mkdir -p build/$(1) && cp -r cnncore csrc tests setup.py pyproject.toml README.md build/$(1)
+	rm -f build/$(1)/cnncore/*.so
+	cd build/$(1) && CNNCORE_CFLAGS="$(2)" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/$(1) && $(3) PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -k "not cuda" \
+		tests/test_backends.py tests/test_bad_input.py tests/test_fuzz.py
+endef
+
+# AddressSanitizer and UBSan.
 asan: .venv/test
-	rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -r cnncore csrc tests setup.py pyproject.toml README.md $(ASAN)
-	rm -f $(ASAN)/cnncore/*.so
-	cd $(ASAN) && CNNCORE_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
-		$(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
-	cd $(ASAN) && LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=. \
-		$(CURDIR)/$(BIN)/python -m pytest tests/test_backends.py tests/test_bad_input.py
+	$(call in_copy,asan,-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -g -O1,$(SANITIZED))
+
+# Vectors of 64 bytes on any machine: what AVX-512 will compute, without AVX-512.
+wide: .venv/test
+	$(call in_copy,wide,-DCC_VECTOR_BYTES=64,)
 
 build: .venv/demo
 	$(BIN)/pip install -q -e .

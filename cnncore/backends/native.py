@@ -291,7 +291,7 @@ def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | None, bool]:
     if a is None:
         return None, False
     if role == "index":
-        return np.ascontiguousarray(a, np.int64), False
+        return _dense(np.asarray(a, np.int64), False), False
     last = last and role != "param"
     return _dense(np.asarray(a), last), last
 
