@@ -7,6 +7,7 @@
 #include "twice.h"
 
 #ifdef REAL
+#include "vmath.h"
 
 #ifndef DENSE_H
 #define DENSE_H
@@ -24,12 +25,6 @@ int64_t FN(linear_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, 
     return FN(conv_backward)(dx, dw, db, dy, x, w, &one_by_one, scratch);
 }
 
-#if REAL_IS_FLOAT
-#define EXP expf
-#else
-#define EXP exp
-#endif
-
 /* Element (channel c, pixel i of the group) stands at c * channel + i * pixel. */
 static void FN(softmax_group)(REAL *y, const REAL *x, int64_t channels, int64_t channel, int64_t pixels,
                               int64_t pixel) {
@@ -44,11 +39,12 @@ static void FN(softmax_group)(REAL *y, const REAL *x, int64_t channels, int64_t 
             most[i] = v <= most[i] ? most[i] : v; /* a NaN enters and, being in the sum anyway, makes all NaN */
         }
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) {
-            const REAL e = EXP(x[c * channel + i * pixel] - most[i]);
-            y[c * channel + i * pixel] = e;
-            sum[i] += e;
-        }
+        for (int64_t i = 0; i < pixels; i++) y[c * channel + i * pixel] = x[c * channel + i * pixel] - most[i];
+    if (channel == 1) FN(exp_run)(y, channels * pixels); /* dense, whichever layout */
+    else
+        for (int64_t c = 0; c < channels; c++) FN(exp_run)(y + c * channel, pixels);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t i = 0; i < pixels; i++) sum[i] += y[c * channel + i * pixel];
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < pixels; i++) y[c * channel + i * pixel] /= sum[i];
 }
@@ -104,7 +100,9 @@ int64_t FN(softmax_cross_entropy_forward)(cc_out y, cc_out probabilities, cc_in 
             const REAL *x = (const REAL *)logits->data + i * k;
             REAL *e = (REAL *)probabilities->data + i * k, most = x[0], sum = 0;
             for (int64_t j = 1; j < k; j++) most = x[j] <= most ? most : x[j];
-            for (int64_t j = 0; j < k; j++) sum += e[j] = EXP(x[j] - most);
+            for (int64_t j = 0; j < k; j++) e[j] = x[j] - most;
+            FN(exp_run)(e, k);
+            for (int64_t j = 0; j < k; j++) sum += e[j];
             for (int64_t j = 0; j < k; j++) e[j] /= sum;
             loss[i] = log((double)sum) - (double)(x[((const int64_t *)labels->data)[i]] - most);
         }
@@ -127,5 +125,4 @@ int64_t FN(softmax_cross_entropy_backward)(cc_out dlogits, cc_in dy, cc_in proba
         }
     return 0;
 }
-#undef EXP
 #endif

@@ -59,12 +59,19 @@ KERNEL(avg_pool_backward, cc_out dx, cc_in dy, const cc_avg_pool *p)
 /* pointwise.c; `xs` and `dxs` point at p->count tensors, a dx whose data is NULL is not computed */
 KERNEL(relu_forward, cc_out y, cc_in x, const void *p)
 KERNEL(relu_backward, cc_out dx, cc_in dy, cc_in y, const void *p)
+KERNEL(sigmoid_forward, cc_out y, cc_in x, const void *p)
+KERNEL(sigmoid_backward, cc_out dx, cc_in dy, cc_in y, const void *p)
+KERNEL(tanh_forward, cc_out y, cc_in x, const void *p)
+KERNEL(tanh_backward, cc_out dx, cc_in dy, cc_in y, const void *p)
 KERNEL(dropout_forward, cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dropout *p)
 KERNEL(dropout_backward, cc_out dx, cc_in dy, cc_in kept, const cc_dropout *p)
 KERNEL(add_forward, cc_out y, cc_in xs, const cc_add *p)
 KERNEL(add_backward, cc_out dxs, cc_in dy, const cc_add *p)
 KERNEL(concat_forward, cc_out y, cc_in xs, const cc_concat *p)
 KERNEL(concat_backward, cc_out dxs, cc_in dy, const cc_concat *p)
+
+void cc_exp_f32(float *y, const float *x, int64_t count); /* vmath.h's exp, for its test */
+void cc_exp_f64(double *y, const double *x, int64_t count);
 
 /* dense.c */
 KERNEL(linear_forward, cc_out y, cc_in x, cc_in w, cc_in b, const void *p)

@@ -1,9 +1,10 @@
-/* Element by element: relu, dropout, add, concat. All maps of a call are dense in one layout, so layout does not matter:
+/* Element by element: relu, sigmoid, tanh, dropout, add, concat. All maps of a call are dense in one layout, so layout does not matter:
  * loops run over memory in order, in pieces that are small enough to share between threads and large enough to be worth
- * it. Plain scalar loops; the compiler vectorises them. Memory traffic is the limit. */
+ * it. Plain scalar loops, but for the functions of vmath.h; the compiler vectorises them. Memory traffic is the limit. */
 #include "twice.h"
 
 #ifdef REAL
+#include "vmath.h"
 
 #ifndef POINTWISE_H
 #define POINTWISE_H
@@ -29,6 +30,39 @@ int64_t FN(relu_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scr
     const int64_t count = cc_count(y);
     PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = kept[i] <= 0 ? 0 : from[i];
     return 0;
+}
+
+/* y = function of x, a vector at a time */
+#define EACH_VECTOR(function)                                                                                       \
+    REAL *to = y->data;                                                                                             \
+    const REAL *from = x->data;                                                                                     \
+    const int64_t count = cc_count(x);                                                                              \
+    PIECES(count) for (int64_t i = i0; i < i1; i += V)                                                              \
+        FN(store_n)(to + i, function(FN(load_n)(from + i, i1 - i)), i1 - i);                                        \
+    return 0;
+
+int64_t FN(sigmoid_forward)(cc_out y, cc_in x, const void *p, void *scratch) { EACH_VECTOR(FN(sigmoid)) }
+int64_t FN(tanh_forward)(cc_out y, cc_in x, const void *p, void *scratch) { EACH_VECTOR(FN(tanh)) }
+
+int64_t FN(sigmoid_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scratch) {
+    REAL *to = dx->data;
+    const REAL *from = dy->data, *kept = y->data;
+    const int64_t count = cc_count(y);
+    PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = from[i] * kept[i] * (1 - kept[i]);
+    return 0;
+}
+
+int64_t FN(tanh_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scratch) {
+    REAL *to = dx->data;
+    const REAL *from = dy->data, *kept = y->data;
+    const int64_t count = cc_count(y);
+    PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = from[i] * ((1 - kept[i]) * (1 + kept[i]));
+    return 0;
+}
+
+void FN(cc_exp)(REAL *y, const REAL *x, int64_t count) {
+    memmove(y, x, count * sizeof(REAL));
+    FN(exp_run)(y, count);
 }
 
 int64_t FN(dropout_forward)(cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dropout *p, void *scratch) {

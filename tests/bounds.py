@@ -141,6 +141,25 @@ def copies(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> 
     return tuple(0.0 for _ in outputs), tuple(0.0 for _ in gradients)
 
 
+# --- sigmoid and tanh: y is within 4 units in the last place (an exp of 2, a sum, a quotient), so within 4 eps |y| ---
+
+
+def sigmoid(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """dy y (1 - y): y errs by 4 eps of itself, 1 - y by as much and a rounding, and there are two products."""
+    (y,), tiny = outputs, float(np.finfo(problem.dtype).tiny)
+    if problem.dy is None:
+        return (4 * eps * y + tiny,), ()
+    return (4 * eps * y + tiny,), (np.abs(exact(problem.dy)) * (11 * eps * y + tiny) + tiny,)
+
+
+def tanh(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """dy (1 - y)(1 + y): each factor errs by 4.5 eps and is at most 2, and there are two products."""
+    bound, tiny = 4 * eps * np.abs(outputs[0]), float(np.finfo(problem.dtype).tiny)
+    if problem.dy is None:
+        return (bound + tiny,), ()
+    return (bound + tiny,), (np.abs(exact(problem.dy)) * 12 * eps + tiny,)
+
+
 # --- softmax ---
 # With D the largest |x_j - m|: x - m errs by eps/2 D, so exp errs by (D/2 + 4) eps of itself, allowing it 4 eps of its
 # own; the sum of C of them by C/2 eps more, the division by eps/2. In all r = (D + C + 8) eps of y.
@@ -223,6 +242,8 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "softmax": softmax,
     "softmax_cross_entropy": softmax_cross_entropy,
     "relu": copies,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
     "dropout": linear_in_its_terms(lambda p: (1, (1, 0))),
     "add": linear_in_its_terms(lambda p: (len(p.arrays), (0,) * len(p.arrays))),
     "concat": copies,

@@ -264,6 +264,25 @@ def relu_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     return (each(lambda x, g: 0.0 if x <= 0 else g, arrays[0], dy),)
 
 
+def sigmoid_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    def one(x: float) -> float:  # another form than the definition's on either side
+        return 0.5 + 0.5 * math.tanh(x / 2) if x > -1 else math.exp(x - math.log1p(math.exp(x)))
+
+    return (each(one, arrays[0]),)
+
+
+def sigmoid_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    return (each(lambda x, g: g / (2 + math.exp(x) + math.exp(-x)), arrays[0], dy),)
+
+
+def tanh_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    return (each(lambda x: math.expm1(2 * x) / (math.expm1(2 * x) + 2), arrays[0]),)
+
+
+def tanh_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    return (each(lambda x, g: g / math.cosh(x) ** 2, arrays[0], dy),)
+
+
 def dropout_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
     x, u = arrays
     p = float(x.dtype.type(attrs.get("p", 0.5)))  # compared in x's dtype
@@ -351,6 +370,8 @@ ORACLE = {
     "softmax": Loops(softmax_forward, softmax_backward),
     "softmax_cross_entropy": Loops(softmax_cross_entropy_forward, softmax_cross_entropy_backward),
     "relu": Loops(relu_forward, relu_backward),
+    "sigmoid": Loops(sigmoid_forward, sigmoid_backward),
+    "tanh": Loops(tanh_forward, tanh_backward),
     "dropout": Loops(dropout_forward, dropout_backward),
     "add": Loops(add_forward, add_backward),
     "concat": Loops(concat_forward, concat_backward),

@@ -216,6 +216,10 @@ def _relu_edge(draw: HypothesisDraw) -> Case:
     return Case((x,), {}, gap)
 
 
+def _smooth_edge(draw: HypothesisDraw) -> Case:
+    return Case((draw.choice([1, 10, 100]) * draw.normal(*_shape_edge(draw)),), {})
+
+
 def _dropout_edge(draw: HypothesisDraw) -> Case:
     shape = _shape_edge(draw)
     return Case((draw.normal(*shape), draw.uniform(*shape)), {"p": draw.choice([0.0, 0.25, 0.5, 0.9])})
@@ -253,6 +257,8 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "softmax": _softmax_edge,
     "softmax_cross_entropy": _cross_entropy_edge,
     "relu": _relu_edge,
+    "sigmoid": _smooth_edge,
+    "tanh": _smooth_edge,
     "dropout": _dropout_edge,
     "add": _add_edge,
     "concat": _concat_edge,

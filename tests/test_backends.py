@@ -80,6 +80,8 @@ LARGE = {
     "softmax": lambda r: (r.standard_normal((9, 65, 17, 13)),),
     "softmax_cross_entropy": lambda r: (r.standard_normal((5001, 11)), r.integers(0, 11, 5001)),
     "relu": lambda r: (r.standard_normal((3, 33, 41, 43)),),
+    "sigmoid": lambda r: (r.standard_normal((3, 33, 41, 43)),),
+    "tanh": lambda r: (r.standard_normal((3, 33, 41, 43)),),
     "dropout": lambda r: (r.standard_normal((3, 33, 41, 43)), r.random((3, 33, 41, 43))),
     "add": lambda r: tuple(r.standard_normal((3, 33, 41, 43)) for _ in range(3)),
     "concat": lambda r: tuple(r.standard_normal((3, c, 41, 43)) for c in (7, 33, 1)),
@@ -334,7 +336,9 @@ def test_nan_in_dy_reaches_exactly_its_inputs(engine):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("name", ["relu", "dropout", "add", "softmax", "linear", "concat", "softmax_cross_entropy"])
+@pytest.mark.parametrize("name", [
+    "relu", "sigmoid", "tanh", "dropout", "add", "softmax", "linear", "concat", "softmax_cross_entropy",
+])  # fmt: skip
 @engines
 def test_special_values_elsewhere(engine, name, value):
     """The definition and the engine put NaN and Inf at the same places, with the same signs."""

@@ -5,7 +5,7 @@ from .containers import Branches, Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .init import seeds
 from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
-from .simple import Dropout, Flatten, Linear, ReLU
+from .simple import Dropout, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
 
 __all__ = [
     "AvgPool",
@@ -31,6 +31,9 @@ __all__ = [
     "Pool",
     "ReLU",
     "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
     "ViewContext",
     "seeds",
 ]

@@ -1,8 +1,9 @@
-"""ReLU, Linear, Dropout, Flatten."""
+"""ReLU, Sigmoid, Tanh, Softmax, Linear, Dropout, Flatten."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,38 @@ from .base import Context, Layer, OpContext, Parameter, ViewContext
 from .init import draw, seed_or_next, zeros
 
 
-class ReLU(Layer):
-    """max(0, x): `ops.relu`."""
+class Function(Layer):
+    """Base of the layers that are an op of x alone."""
+
+    op: Callable[..., Any]
 
     def apply(self, x: Any) -> tuple[Any, Context]:
-        y, call = ops.relu(x)
+        y, call = type(self).op(x)
         return y, OpContext(call)
+
+
+class ReLU(Function):
+    """max(0, x): `ops.relu`."""
+
+    op = ops.relu
+
+
+class Sigmoid(Function):
+    """1 / (1 + exp(-x)): `ops.sigmoid`."""
+
+    op = ops.sigmoid
+
+
+class Tanh(Function):
+    """Hyperbolic tangent: `ops.tanh`."""
+
+    op = ops.tanh
+
+
+class Softmax(Function):
+    """exp(x) / sum of exp(x) over axis 1, the maps or classes: `ops.softmax`."""
+
+    op = ops.softmax
 
 
 class Linear(Layer):

@@ -3,7 +3,7 @@
 from .conv import conv
 from .dense import linear, softmax, softmax_cross_entropy
 from .op import registry
-from .pointwise import add, concat, dropout, relu
+from .pointwise import add, concat, dropout, relu, sigmoid, tanh
 from .pool import avg_pool, max_pool
 from .steps import adam_step, sgd_step
 
@@ -19,6 +19,8 @@ __all__ = [
     "registry",
     "relu",
     "sgd_step",
+    "sigmoid",
     "softmax",
     "softmax_cross_entropy",
+    "tanh",
 ]

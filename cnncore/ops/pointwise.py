@@ -1,4 +1,4 @@
-"""Element by element: relu, dropout, add, concat. Kernels: csrc/pointwise.c, pointwise_cuda.py."""
+"""Element by element: relu, sigmoid, tanh, dropout, add, concat. Kernels: csrc/pointwise.c, pointwise_cuda.py."""
 
 from __future__ import annotations
 
@@ -51,6 +51,61 @@ relu = register(
         "relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free, signs=("y",),
     )
 )  # fmt: skip
+
+# --- sigmoid and tanh ---
+
+
+def sigmoid_rule(x: Any) -> Spec:
+    """Logistic function.
+
+    y = 1 / (1 + exp(-x)).   Gradient: dy y (1 - y).
+
+    Shapes: x of any shape (up to 5 axes), y the same. Keeps its output, not its input, for the backward.
+    Edges: computed from exp(-|x|), so that no x overflows; 0 at -Inf, 1 at Inf. NaN stays NaN.
+    Raises ShapeError, DTypeError.
+    Source: the paper's 1.3.
+    """
+    return Spec(SimpleNamespace(), {"y": (tuple(x.shape), None)})
+
+
+def sigmoid_forward(p: Any, x: np.ndarray) -> Arrays:
+    e = np.exp(-np.abs(x))
+    return (np.where(x >= 0, 1, e) / (1 + e),)
+
+
+def sigmoid_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, y: np.ndarray) -> Arrays:
+    return (np.asarray(dy * y * (1 - y)) if needs[0] else None,)
+
+
+def tanh_rule(x: Any) -> Spec:
+    """Hyperbolic tangent.
+
+    y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)).   Gradient: dy (1 - y)(1 + y).
+
+    Shapes: x of any shape (up to 5 axes), y the same. Keeps its output, not its input, for the backward.
+    Edges: no x overflows, small x keep their precision; -1 at -Inf, 1 at Inf. NaN stays NaN.
+    Raises ShapeError, DTypeError.
+    Source: the paper's 1.3.
+    """
+    return Spec(SimpleNamespace(), {"y": (tuple(x.shape), None)})
+
+
+def tanh_forward(p: Any, x: np.ndarray) -> Arrays:
+    return (np.asarray(np.tanh(x)),)
+
+
+def tanh_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, y: np.ndarray) -> Arrays:
+    return (np.asarray(dy * ((1 - y) * (1 + y))) if needs[0] else None,)
+
+
+def smooth_domain(draw: domain.Draw) -> Case:
+    return Case((2 * draw.normal(*_shape(draw)),), {})
+
+
+sigmoid = register(
+    Op("sigmoid", sigmoid_rule, sigmoid_forward, sigmoid_backward, {"x": MAP}, ("y",), smooth_domain, flops_free)
+)
+tanh = register(Op("tanh", tanh_rule, tanh_forward, tanh_backward, {"x": MAP}, ("y",), smooth_domain, flops_free))
 
 # --- dropout ---
 

@@ -1,4 +1,4 @@
-"""relu, dropout, add and concat on the device. Definition: pointwise.py.
+"""relu, sigmoid, tanh, dropout, add and concat on the device. Definition: pointwise.py.
 
 Arrays are flat; thread i takes elements i, i + grid size, ..., so a warp reads and writes neighbours. `block_copy` is
 two-dimensional: threads run along a row of both arrays, and over rows.
@@ -23,6 +23,34 @@ def relu_forward(y: Float1, x: Float1) -> None:
 def relu_backward(dx: Float1, dy: Float1, y: Float1) -> None:
     for i in range(cuda.grid(1), dx.shape[0], cuda.gridsize(1)):
         dx[i] = dy.dtype.type(0) if y[i] <= 0 else dy[i]
+
+
+@kernel
+def sigmoid_forward(y: Float1, x: Float1) -> None:
+    for i in range(cuda.grid(1), y.shape[0], cuda.gridsize(1)):
+        v = x[i]
+        e = x.dtype.type(math.exp(-abs(v)))
+        one = x.dtype.type(1)
+        y[i] = (one if v >= 0 else e) / (one + e)
+
+
+@kernel
+def sigmoid_backward(dx: Float1, dy: Float1, y: Float1) -> None:
+    for i in range(cuda.grid(1), dx.shape[0], cuda.gridsize(1)):
+        dx[i] = dy[i] * y[i] * (y.dtype.type(1) - y[i])
+
+
+@kernel
+def tanh_forward(y: Float1, x: Float1) -> None:
+    for i in range(cuda.grid(1), y.shape[0], cuda.gridsize(1)):
+        y[i] = math.tanh(x[i])
+
+
+@kernel
+def tanh_backward(dx: Float1, dy: Float1, y: Float1) -> None:
+    for i in range(cuda.grid(1), dx.shape[0], cuda.gridsize(1)):
+        one = y.dtype.type(1)
+        dx[i] = dy[i] * ((one - y[i]) * (one + y[i]))
 
 
 @kernel
@@ -58,18 +86,28 @@ def block_copy(to: Float2, source: Float2, to_at: Int, source_at: Int, width: In
 # --- on the host ---
 
 
-def _relu_forward(p: Any, out: Arrays, x: Any) -> None:
-    y = flat(out[0])
-    relu_forward.over(y.shape[0], y, flat(x))
+def _function(forward: Any) -> Any:
+    """The host's side of y = f(x)."""
+
+    def run(p: Any, out: Arrays, x: Any) -> None:
+        y = flat(out[0])
+        forward.over(y.shape[0], y, flat(x))
+
+    return run
 
 
-def _relu_backward(p: Any, needs: tuple[bool, ...], dy: Any, y: Any) -> Arrays:
-    if not needs[0]:
-        return (None,)
-    dx = empty(dy.shape, dy.dtype)
-    into = flat(dx)
-    relu_backward.over(into.shape[0], into, flat(dy), flat(y))
-    return (dx,)
+def _from_output(backward: Any) -> Any:
+    """The host's side of a gradient that reads dy and y."""
+
+    def run(p: Any, needs: tuple[bool, ...], dy: Any, y: Any) -> Arrays:
+        if not needs[0]:
+            return (None,)
+        dx = empty(dy.shape, dy.dtype)
+        into = flat(dx)
+        backward.over(into.shape[0], into, flat(dy), flat(y))
+        return (dx,)
+
+    return run
 
 
 def _dropout_forward(p: Any, out: Arrays, x: Any, u: Any) -> None:
@@ -131,7 +169,9 @@ def _concat_backward(p: Any, needs: tuple[bool, ...], dy: Any) -> Arrays:
 
 
 TABLE = {
-    "relu": (_relu_forward, _relu_backward),
+    "relu": (_function(relu_forward), _from_output(relu_backward)),
+    "sigmoid": (_function(sigmoid_forward), _from_output(sigmoid_backward)),
+    "tanh": (_function(tanh_forward), _from_output(tanh_backward)),
     "dropout": (_dropout_forward, _dropout_backward),
     "add": (_add_forward, _add_backward),
     "concat": (_concat_forward, _concat_backward),

@@ -1,0 +1,111 @@
+"""The vector functions of csrc/vmath.h over their whole range, on every instruction set, in units in the last place.
+
+The reference is NumPy's: for float its float64, for double the C library's (which errs by less than one unit itself).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from engines import NATIVE
+
+from cnncore.ops.op import registry, run
+
+natives = pytest.mark.parametrize("engine", NATIVE, ids=str)
+
+
+def exp(engine, x):
+    from cnncore.backends import native
+
+    module = native._module(engine.isa)
+    kernel = module.lib.cc_exp_f32 if x.dtype == np.float32 else module.lib.cc_exp_f64
+    y = np.full_like(x, np.nan)
+    kernel(*(module.ffi.cast(t, a.ctypes.data) for t, a in zip(module.ffi.typeof(kernel).args, (y, x), strict=False)),
+           x.size)  # fmt: skip
+    return y
+
+
+def worst(got, want, dtype):
+    """The largest error in units in the last place of the result; both must be infinite at the same places."""
+    limit = float(np.finfo(dtype).max)
+    want = np.asarray(want, np.float64)
+    finite = np.isfinite(got)
+    assert (np.abs(want[~finite]) >= limit * (1 - 1e-6)).all() and not np.isnan(got).any()
+    unit = np.spacing(np.abs(want[finite]).astype(dtype)).astype(np.float64)
+    return np.max(np.abs(got[finite].astype(np.float64) - want[finite]) / unit)
+
+
+def floats(step):
+    """Every `step`-th of all finite float32 numbers, of both signs."""
+    bits = np.arange(0, 0x7F800000, step, np.uint32)
+    positive = bits.view(np.float32)
+    return np.concatenate([positive, -positive])
+
+
+def reals(low, high):
+    """Doubles in [low, high], dense everywhere, and tiny ones."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.uniform(low, high, 300_000), rng.normal(size=100_000), 10.0 ** -np.arange(0.0, 323)])
+
+
+@natives
+def test_exp_of_floats(engine):
+    x = floats(997)
+    x = np.concatenate([x, np.linspace(-110, 95, 1_000_001, dtype=np.float32)])
+    with np.errstate(over="ignore"):
+        assert worst(exp(engine, x), np.exp(x.astype(np.float64)), np.float32) < 2
+
+
+@natives
+def test_exp_of_doubles(engine):
+    x = reals(-750, 715)
+    with np.errstate(over="ignore"):
+        assert worst(exp(engine, x), np.exp(x), np.float64) < 3  # one of them the reference's
+
+
+@natives
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp_at_the_ends(engine, dtype):
+    info = np.finfo(dtype)
+    x = np.array([np.inf, -np.inf, np.nan, -np.nan, 0.0, -0.0, info.smallest_subnormal, -info.max, info.max, 1], dtype)
+    want = [np.inf, 0, np.nan, np.nan, 1, 1, 1, 0, np.inf, np.exp(dtype(1))]
+    np.testing.assert_allclose(exp(engine, x), want, rtol=2 * info.eps)
+    edge = dtype(np.log(info.tiny)) - 3  # a subnormal result keeps all its bits
+    got = exp(engine, np.array([edge]))
+    assert 0 < got[0] < info.tiny and worst(got, np.exp(np.array([edge], np.float64)), dtype) < 2
+
+
+@natives
+def test_sigmoid_and_tanh_of_floats(engine):
+    x = np.concatenate([floats(1999), np.linspace(-110, 110, 500_001, dtype=np.float32)])
+    wide = x.astype(np.float64)
+    with engine.running() as backend:
+        y, _ = run(registry["tanh"], (x,), {}, backend)
+        assert worst(y, np.tanh(wide), np.float32) < 4
+        y, _ = run(registry["sigmoid"], (x,), {}, backend)
+        with np.errstate(over="ignore"):
+            assert worst(y, 1 / (1 + np.exp(-wide)), np.float32) < 4
+
+
+@natives
+def test_sigmoid_and_tanh_of_doubles(engine):
+    x = reals(-40, 40)
+    with engine.running() as backend:
+        y, _ = run(registry["tanh"], (x,), {}, backend)
+        assert worst(y, np.tanh(x), np.float64) < 5
+        y, _ = run(registry["sigmoid"], (x,), {}, backend)
+        assert worst(y, 1 / (1 + np.exp(-x)), np.float64) < 6
+
+
+@natives
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sigmoid_and_tanh_at_the_ends(engine, dtype):
+    x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, np.finfo(dtype).smallest_subnormal, 1e30, -1e30], dtype)
+    with engine.running() as backend:
+        y, ctx = run(registry["tanh"], (x,), {}, backend)
+        np.testing.assert_array_equal(y, [1, -1, np.nan, 0, 0, x[5], 1, -1])
+        assert np.signbit(y[4]) and not np.signbit(y[3])
+        np.testing.assert_array_equal(ctx.backward(np.ones_like(x))[0], [0, 0, np.nan, 1, 1, 1, 0, 0])
+        y, ctx = run(registry["sigmoid"], (x,), {}, backend)
+        np.testing.assert_array_equal(y, [1, 0, np.nan, 0.5, 0.5, 0.5, 1, 0])
+        np.testing.assert_array_equal(ctx.backward(np.ones_like(x))[0], [0, 0, np.nan, 0.25, 0.25, 0.25, 0, 0])
