@@ -50,18 +50,18 @@ def save(path: str | Path, arrays: Mapping[str, np.ndarray], record: Mapping[str
     except ValueError as error:
         raise CnncoreError(f"checkpoint {path}: the record is not JSON: {error}") from None
     plain = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
-    write_atomically(path, _safetensors().save(plain, metadata={_RECORD: text}))
+    write_atomically(path, library().save(plain, metadata={_RECORD: text}))
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the record of a checkpoint. Raises FormatError, naming the file and what is wrong with it."""
-    library = _safetensors()
+    reader = library()
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        arrays = library.load(data)
+        arrays = reader.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except Exception as error:  # the library raises its own, KeyError, TypeError, ...
         raise FormatError(f"{path}: is no readable safetensors file: {error}") from None
@@ -92,7 +92,8 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not allowed")
 
 
-def _safetensors() -> Any:
+def library() -> Any:
+    """safetensors, or an error that says how to get it."""
     try:
         import safetensors.numpy
     except ImportError:

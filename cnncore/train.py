@@ -92,6 +92,7 @@ class Trainer:
         epochs, batch_size = integer("fit", "epochs", epochs, 0), integer("fit", "batch_size", batch_size, 1)
         settings = self._settings(x, batch_size, augment)
         if self.path is not None:
+            checkpoint.library()  # where it is missing, say so now, not after the first epoch
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if resume and self.path.exists():
                 self._load(self.path, settings)

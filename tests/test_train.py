@@ -360,3 +360,13 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(tmp_path, change, t
     for name, a in final_state(fresh).items():
         np.testing.assert_array_equal(a, before[name])
     assert fresh.history == []
+
+
+def test_missing_safetensors_is_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    net = ly.Sequential(ly.Linear(2, 23))
+    trainer = Trainer(net, SGD(net, lr=0.1), run_dir=tmp_path)
+    with pytest.raises(cc.CnncoreError, match=r"cnncore\[train\]"):
+        trainer.fit((X, Y), epochs=1)
+    assert trainer.history == []

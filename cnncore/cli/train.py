@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         "cnncore train lenet --pool avg --epochs 4 --seed 1",
         backend="who computes (by default the fastest that is available)",
     )
-    parser.add_argument("model", metavar="MODEL", choices=models.__all__, help=f"one of: {', '.join(models.__all__)}")
+    parser.add_argument("model", metavar="MODEL", choices=models.NETWORKS, help=f"one of: {', '.join(models.NETWORKS)}")
     add_options(parser)
 
 

@@ -1,5 +1,7 @@
-"""The paper's networks, each a page."""
+"""The paper's networks, each a page; NETWORKS names them for the command line."""
 
 from .lenet import lenet
+from .summary import summary
 
-__all__ = ["lenet"]
+NETWORKS = ["lenet"]
+__all__ = ["lenet", "summary"]

@@ -11,6 +11,7 @@ are the NumPy definition; kernels in C (`<name>_forward_f32`, ...) and CUDA are 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import inspect
@@ -217,6 +218,34 @@ def register(op: Op) -> Callable[..., tuple[Any, Context]]:
     return call
 
 
+@dataclass(frozen=True)
+class Call:
+    """One op call, as `recording` sees it: FLOPs of the forward, and bytes of all its results."""
+
+    name: str
+    flops: int
+    bytes: int
+
+
+_calls: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("cnncore_calls", default=None)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Call]]:
+    """The op calls made inside the block, in order."""
+    calls: list[Call] = []
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def _size(result: tuple[Shape, Any], dtype: Any) -> int:
+    shape, kind = result
+    return math.prod(shape) * np.dtype(kind or dtype).itemsize
+
+
 def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = None, out: Any = None) -> Any:
     """Check, dispatch and compute one call. `out` is a tuple of arrays to write the outputs to (they may be inputs)."""
     arrays = _fill(op, arrays)
@@ -243,6 +272,8 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
             place = list(op.arrays.values()).index(RANDOM)
             arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
         results = engine.forward(op, spec, arrays, dtype, out)
+    if (calls := _calls.get()) is not None:
+        calls.append(Call(op.name, op.flops(spec, arrays)[0], sum(_size(r, dtype) for r in spec.results.values())))
     names = op.names(arrays)
     known = {**dict(zip(names, arrays, strict=True)), **dict(zip(spec.results, results, strict=True))}
     context = Context(
@@ -309,7 +340,7 @@ def _names(op: str, needs: Any, names: tuple[str, ...]) -> list[str]:
 def _probe(spec: Spec, dtype: Any) -> None:
     """Raise MemoryError now, not after minutes of work, where the results can never fit. (An input may be endless: an
     array of stride 0.)"""
-    size = sum(math.prod(shape) * np.dtype(kind or dtype).itemsize for shape, kind in spec.results.values())
+    size = sum(_size(result, dtype) for result in spec.results.values())
     if size > 2**32:
         np.empty(size, np.uint8)
 

@@ -1,0 +1,99 @@
+"""What a network is made of: one line per layer, from one pass of zeros through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..layers import Branches, Layer, Sequential
+from ..ops import op
+from ..train import evaluating
+
+COLUMNS = ("layer", "output", "parameters", "FLOPs", "activation bytes")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its output's shape, its own parameters, FLOPs of a forward, and bytes of all results it computes."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of all layers, from the first to the last, and their totals."""
+
+    rows: tuple[Row, ...]
+    parameters: int
+
+    @property
+    def flops(self) -> int:
+        return sum(row.flops for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        return sum(row.bytes for row in self.rows)
+
+    def __str__(self) -> str:
+        cells: list[tuple[str, ...]] = [COLUMNS]
+        for r in self.rows:
+            shape = "x".join(map(str, r.shape))
+            cells.append((r.name, shape, *(f"{value:,}" for value in (r.parameters, r.flops, r.bytes))))
+        cells.append(("total", "", *(f"{value:,}" for value in (self.parameters, self.flops, self.bytes))))
+        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+        pad = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
+        lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)).rstrip() for row in cells]
+        lines.insert(1, "-" * max(map(len, lines)))
+        return "\n".join(lines)
+
+
+def summary(net: Layer, shape: Sequence[int]) -> Summary:
+    """Print and return layer, output shape, parameters, FLOPs of a forward and bytes of activations of a network.
+
+    shape: of x, with the batch: (1, 1, 28, 28). One multiply-add is two FLOPs. The network runs once, in evaluation
+    mode, on zeros of its own dtype; a parameter that two layers share counts for the first, and once in the total.
+    """
+    rows: list[Row] = []
+    counted: set[int] = set()
+    values = [p.value for p in net.parameters().values()]
+    dtype = values[0].dtype if values else np.float32
+    with evaluating(net):
+        _walk(net, "", np.zeros(shape, dtype), rows, counted)
+    found = Summary(tuple(rows), sum(math.prod(v.shape) for v in values))
+    print(found)
+    return found
+
+
+def _walk(layer: Layer, name: str, x: Any, rows: list[Row], counted: set[int]) -> Any:
+    """Run a layer on x, and add its rows; containers add those of what is inside them."""
+    if isinstance(layer, Sequential):
+        for key, child in layer.children().items():
+            x = _walk(child, f"{name}.{key}" if name else key, x, rows, counted)
+        return x
+    if isinstance(layer, Branches):
+        ends = [
+            _walk(path, f"{name}.{key}" if name else key, x, rows, counted) for key, path in layer.children().items()
+        ]
+        with op.recording() as calls:
+            y, _ = op.run(op.registry[layer.join], tuple(ends), {})
+        rows.append(_row(f"{name} {layer.join}".strip(), y, [], calls))
+        return y
+    with op.recording() as calls:
+        y, _ = layer.apply(x)
+    own = [p for p in layer.parameters().values() if id(p) not in counted]
+    counted.update(map(id, own))
+    rows.append(_row(f"{name} {type(layer).__name__}".strip(), y, own, calls))
+    return y
+
+
+def _row(name: str, y: Any, parameters: list[Any], calls: list[op.Call]) -> Row:
+    count = sum(math.prod(p.value.shape) for p in parameters)
+    return Row(name, tuple(y.shape), count, sum(c.flops for c in calls), sum(c.bytes for c in calls))
