@@ -18,7 +18,17 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["conv_direct.c", "conv_weights.c", "dense.c", "pointwise.c", "pool.c", "random.c", "runtime.c", "steps.c"]
+SOURCES = [
+    "conv_direct.c",
+    "conv_weights.c",
+    "dense.c",
+    "norm.c",
+    "pointwise.c",
+    "pool.c",
+    "random.c",
+    "runtime.c",
+    "steps.c",
+]
 COMMON = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
           "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-variable"]  # fmt: skip
 FLAGS = {

@@ -38,6 +38,7 @@ typedef struct { cc_window window; int64_t count_include_pad; } cc_avg_pool;
 typedef struct { double p; } cc_dropout;
 typedef struct { int64_t count; } cc_add;
 typedef struct { int64_t count, axis, rank; } cc_concat;
+typedef struct { int64_t before[4], after[4]; double alpha, beta, k; } cc_lrn; /* along C, D, H, W */
 typedef struct { double scale; } cc_softmax_cross_entropy;
 typedef struct { double lr, momentum, weight_decay; int64_t nesterov; } cc_sgd_step;
 typedef struct { double beta1, beta2, eps, weight_decay, rate, correction; } cc_adam_step;
@@ -82,6 +83,12 @@ KERNEL(softmax_cross_entropy_forward, cc_out y, cc_out probabilities, cc_in logi
        const cc_softmax_cross_entropy *p)
 KERNEL(softmax_cross_entropy_backward, cc_out dlogits, cc_in dy, cc_in probabilities, cc_in labels,
        const cc_softmax_cross_entropy *p)
+
+/* norm.c */
+KERNEL(lrn_forward, cc_out y, cc_in x, const cc_lrn *p)
+KERNEL(lrn_backward, cc_out dx, cc_in dy, cc_in x, const cc_lrn *p)
+KERNEL(lrn_within_forward, cc_out y, cc_in x, const cc_lrn *p)
+KERNEL(lrn_within_backward, cc_out dx, cc_in dy, cc_in x, const cc_lrn *p)
 
 /* steps.c; results may be the arguments themselves */
 KERNEL(sgd_step_forward, cc_out value_, cc_out velocity_, cc_in value, cc_in grad, cc_in velocity,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnncore.ops.norm import box_sum
 from cnncore.ops.op import INDEX, Op, run
 
 Arrays = tuple[Any, ...]
@@ -197,6 +198,26 @@ def softmax_cross_entropy(problem: Problem, outputs: Arrays, gradients: Arrays, 
     return (loss,), (gradient, None)
 
 
+# --- normalisation ---
+# d sums n squares, so it errs by (n + 3) eps of itself; d^b by b times that, by b |log d| eps for b rounded to the
+# dtype, and by 8 eps of its own. A gradient has the exponent b + 1, and is a sum of n terms: what its two parts can
+# come to follows from the magnitudes, since |d y / d x| is largest where all signs agree.
+
+
+def lrn(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    op, (x,), attrs = problem.op, problem.arrays, problem.attrs
+    p, x = op.rule(*problem.arrays, **attrs).params, exact(x)
+    n = math.prod(b + a + 1 for b, a in zip(p.before, p.after, strict=True))
+    d = p.k + p.alpha * box_sum(x * x, p.before, p.after)
+    r = 2 * ((p.beta + 1) * (n + 4 + np.max(np.abs(np.log(d)), initial=0)) + n + 16) * eps
+    tiny = float(np.finfo(problem.dtype).tiny)
+    if problem.dy is None:
+        return (r * np.abs(outputs[0]) + tiny,), ()
+    direct = np.abs(exact(problem.dy)) / d**p.beta
+    sizes = direct + 2 * p.alpha * p.beta * np.abs(x) * box_sum(direct * np.abs(x) / d, p.after, p.before)
+    return (r * np.abs(outputs[0]) + tiny,), (r * sizes + tiny,)
+
+
 # --- optimiser steps: a short formula; every operation rounds, and so does every rate that is cast to the dtype ---
 
 
@@ -241,6 +262,8 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "linear": linear_in_its_terms(linear_terms),
     "softmax": softmax,
     "softmax_cross_entropy": softmax_cross_entropy,
+    "lrn": lrn,
+    "lrn_within": lrn,
     "relu": copies,
     "sigmoid": sigmoid,
     "tanh": tanh,

@@ -211,6 +211,17 @@ def _cross_entropy_edge(draw: HypothesisDraw) -> Case:
     return Case((3 * draw.normal(n, k), labels), {"reduction": draw.choice(["mean", "sum"])})
 
 
+def _lrn_edge(draw: HypothesisDraw) -> Case:
+    x = draw.normal(draw.integer(1, 3), draw.choice(CHANNELS), *_image(draw))
+    beta = draw.choice([0.75, 0.5, 1.0, 0.3])
+    return Case((x,), {"size": draw.choice([1, 3, 5, 8, 97]), "alpha": 0.1, "beta": beta})
+
+
+def _lrn_within_edge(draw: HypothesisDraw) -> Case:
+    x = draw.normal(draw.integer(1, 3), draw.choice(CHANNELS), *_image(draw))
+    return Case((x,), {"kernel": draw.choice([1, 2, 3, 5, 9]), "alpha": 0.1, "beta": draw.choice([0.75, 0.3])})
+
+
 def _relu_edge(draw: HypothesisDraw) -> Case:
     x, gap = draw.distinct(*_shape_edge(draw))
     return Case((x,), {}, gap)
@@ -256,6 +267,8 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "linear": _linear_edge,
     "softmax": _softmax_edge,
     "softmax_cross_entropy": _cross_entropy_edge,
+    "lrn": _lrn_edge,
+    "lrn_within": _lrn_within_edge,
     "relu": _relu_edge,
     "sigmoid": _smooth_edge,
     "tanh": _smooth_edge,

@@ -363,7 +363,7 @@ def test_unknown_attributes(name, backend):
 def test_missing_attributes(name, backend):
     """Attributes without a default are asked for by name."""
     _op, arrays, _ = good(name)
-    required = {"max_pool": "kernel", "avg_pool": "kernel", "sgd_step": "lr", "adam_step": "lr"}
+    required = {"max_pool": "kernel", "avg_pool": "kernel", "lrn_within": "kernel", "sgd_step": "lr", "adam_step": "lr"}
     if name in required:
         refused(CnncoreError, name, arrays, {}, backend, required[name])
 

@@ -68,6 +68,7 @@ SPECIAL: dict[str, tuple[str, Callable[[np.random.Generator], Arrays]]] = {
     "sgd_step": ("6.3 M weights", lambda r: tuple(_normal(r, *SHAPE) for _ in range(3))),
 }
 ATTRS: dict[str, dict[str, Any]] = {
+    "lrn_within": {"kernel": 5},
     "sgd_step": {"lr": 0.01, "momentum": 0.9},
     "adam_step": {"lr": 0.001, "step": 10},
 }
@@ -84,7 +85,7 @@ def problems_of(op: Op) -> list[Problem]:
     def maps(rng: np.random.Generator) -> Arrays:
         return tuple(array for role in op.arrays.values() for array in _draw(role, rng))
 
-    if "kernel" in inspect.signature(op.rule).parameters:
+    if "stride" in inspect.signature(op.rule).parameters:
         return [Problem(op, f"{k}x{k}/2", maps, {"kernel": k, "stride": 2}) for k in (2, 3)]
     return [Problem(op, "x".join(map(str, SHAPE)), maps, ATTRS.get(op.name, {}))]
 

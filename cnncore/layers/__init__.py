@@ -4,6 +4,7 @@ from .base import Context, Layer, OpContext, Parameter, ViewContext
 from .containers import Branches, Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .init import seeds
+from .norm import LocalResponseNorm, LocalResponseNormWithin
 from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
 from .simple import Dropout, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
 
@@ -22,6 +23,8 @@ __all__ = [
     "Flatten",
     "Layer",
     "Linear",
+    "LocalResponseNorm",
+    "LocalResponseNormWithin",
     "MaxPool",
     "MaxPool1d",
     "MaxPool2d",

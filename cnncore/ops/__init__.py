@@ -2,6 +2,7 @@
 
 from .conv import conv
 from .dense import linear, softmax, softmax_cross_entropy
+from .norm import lrn, lrn_within
 from .op import registry
 from .pointwise import add, concat, dropout, relu, sigmoid, tanh
 from .pool import avg_pool, max_pool
@@ -15,6 +16,8 @@ __all__ = [
     "conv",
     "dropout",
     "linear",
+    "lrn",
+    "lrn_within",
     "max_pool",
     "registry",
     "relu",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,15 @@ def flag(op: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise CnncoreError(f"{op}: {name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def at_least(op: str, low: float, below: float = math.inf, **values: Any) -> None:
+    """Raise a CnncoreError that names the first of `values` that is no finite number in [low, below)."""
+    for name, value in values.items():
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not number or not low <= value < below or value > sys.float_info.max:
+            limit = f" and below {below}" if below < math.inf else ""
+            raise CnncoreError(f"{op}: {name} must be a finite number, at least {low}{limit}, got {value!r}")
 
 
 def _is_list(value: Any) -> bool:

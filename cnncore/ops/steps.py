@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..errors import CnncoreError, ShapeError
+from ..errors import ShapeError
 from . import domain, geometry
 from .op import PARAM, Arrays, Case, Op, Spec, flops_free, register
 
@@ -20,14 +19,6 @@ def _same_shapes(op: str, **arrays: Any) -> tuple[int, ...]:
         if tuple(a.shape) != tuple(reference.shape):
             raise ShapeError(f"{op}: {name} must have {first}'s shape {tuple(reference.shape)}, got {tuple(a.shape)}")
     return tuple(reference.shape)
-
-
-def _at_least(op: str, low: float, below: float = math.inf, **values: Any) -> None:
-    for name, value in values.items():
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not number or not low <= value < below or value > sys.float_info.max:
-            limit = f" and below {below}" if below < math.inf else ""
-            raise CnncoreError(f"{op}: {name} must be a finite number, at least {low}{limit}, got {value!r}")
 
 
 def _state(draw: domain.Draw, count: int) -> tuple[np.ndarray, ...]:
@@ -49,7 +40,7 @@ def sgd_step_rule(
     Raises ShapeError, DTypeError, CnncoreError (a negative rate).
     Source: Sutskever et al. 2013, in PyTorch's form.
     """
-    _at_least("sgd_step", 0, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    geometry.at_least("sgd_step", 0, lr=lr, momentum=momentum, weight_decay=weight_decay)
     shape = _same_shapes("sgd_step", value=value, grad=grad, velocity=velocity)
     params = SimpleNamespace(
         lr=float(lr),
@@ -93,8 +84,8 @@ def adam_step_rule(
     Raises ShapeError, DTypeError, CnncoreError (a rate out of range).
     Source: Kingma & Ba 2015.
     """
-    _at_least("adam_step", 0, lr=lr, eps=eps, weight_decay=weight_decay)
-    _at_least("adam_step", 0, 1, beta1=beta1, beta2=beta2)
+    geometry.at_least("adam_step", 0, lr=lr, eps=eps, weight_decay=weight_decay)
+    geometry.at_least("adam_step", 0, 1, beta1=beta1, beta2=beta2)
     step = geometry.integer("adam_step", "step", step, 1)
     shape = _same_shapes("adam_step", value=value, grad=grad, mean=mean, square=square)
     params = SimpleNamespace(

@@ -1,0 +1,139 @@
+"""Normalisation at its limits: no neighbours' weight, windows over everything, maps that hold nothing but one value."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from engines import ENGINES, to_host
+
+import cnncore as cc
+from cnncore.errors import CnncoreError, ShapeError
+
+RNG = np.random.default_rng(0)
+WHO = ["numpy", *ENGINES]
+engines = pytest.mark.parametrize("engine", WHO, ids=str)
+
+
+def compute(engine, op, x, dy=None, **attrs):
+    """(y, dx) on an engine; dy defaults to ones."""
+    if engine == "numpy":
+        y, ctx = op(x, backend="numpy", **attrs)
+        return y, ctx.backward(np.ones_like(x) if dy is None else dy)[0]
+    with engine.running() as backend:
+        y, ctx = op(x, backend=backend, **attrs)
+        return to_host((y, *ctx.backward(np.ones_like(x) if dy is None else dy)))
+
+
+# --- local response normalisation ---
+
+
+@engines
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.0, 1.3])
+def test_without_alpha_it_is_a_factor(engine, beta):
+    x = RNG.standard_normal((2, 5, 3, 4))
+    for op, attrs in ((cc.ops.lrn, {"size": 3}), (cc.ops.lrn_within, {"kernel": 3})):
+        y, dx = compute(engine, op, x, alpha=0.0, beta=beta, k=3.0, **attrs)
+        np.testing.assert_allclose(y, x / 3**beta, rtol=1e-14)
+        np.testing.assert_allclose(dx, np.full_like(x, 3**-beta), rtol=1e-14)
+
+
+@engines
+def test_a_window_over_everything_is_one_divisor(engine):
+    x = RNG.standard_normal((2, 6, 3, 4))
+    across = 2 + 0.3 * np.sum(x * x, axis=1, keepdims=True)
+    for size in (11, 12, 13, 2**31 - 1):  # a window of 11 reaches from the first of 6 maps to the last
+        y, _ = compute(engine, cc.ops.lrn, x, size=size, alpha=0.3)
+        np.testing.assert_allclose(y, x / across**0.75, rtol=1e-14)
+    within = 2 + 0.3 * np.sum(x * x, axis=(2, 3), keepdims=True)
+    for kernel in ((5, 7), 8, (2**31 - 1, 7)):
+        y, _ = compute(engine, cc.ops.lrn_within, x, kernel=kernel, alpha=0.3)
+        np.testing.assert_allclose(y, x / within**0.75, rtol=1e-14)
+
+
+@engines
+def test_an_even_window_reaches_farther_behind(engine):
+    """Of size 2: the element itself and the next."""
+    x = np.zeros((1, 5, 5))
+    x[0, 2, 2] = 2.0
+    for op, attrs, axis in ((cc.ops.lrn, {"size": 2}, 1), (cc.ops.lrn_within, {"kernel": 2}, 2)):
+        probe = x + 1e-3
+        y, _ = compute(engine, op, probe, alpha=1.0, beta=1.0, k=1.0, **attrs)
+        reached = np.argwhere(y < 0.9e-3)
+        line = [tuple(at)[axis] for at in reached if tuple(at)[3 - axis] == 2]
+        assert line == [1], "of the small elements, the one in front of the large one alone sees it"
+
+
+@engines
+def test_alpha_over_size_divides_by_the_whole_window(engine):
+    x = RNG.standard_normal((1, 4, 5, 5))
+    one = compute(engine, cc.ops.lrn, x, size=3, alpha=0.6, alpha_over_size=True)
+    two = compute(engine, cc.ops.lrn, x, size=3, alpha=0.2)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+    one = compute(engine, cc.ops.lrn_within, x, kernel=(3, 2), alpha=0.6, alpha_over_size=True)
+    two = compute(engine, cc.ops.lrn_within, x, kernel=(3, 2), alpha=0.1)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)
+
+
+@engines
+@pytest.mark.parametrize("large", [1e15, math.inf])
+def test_what_is_large_touches_its_window_alone(engine, large):
+    """Sums that slide by subtracting would leave their rounding, or a NaN, behind."""
+    x = np.ones((1, 9, 1, 9), np.float32)
+    x[0, 3, 0, 3] = large
+    for op, attrs, far in (
+        (cc.ops.lrn, {"size": 3}, (slice(None), [0, 1, 5, 6, 7, 8])),
+        (cc.ops.lrn_within, {"kernel": 3}, (slice(None), 3, slice(None), [0, 1, 5, 6, 7, 8])),
+    ):
+        with np.errstate(all="ignore"):
+            y, _ = compute(engine, op, x, alpha=1.0, k=1.0, **attrs)
+        alone, _ = compute("numpy", op, np.ones_like(x), alpha=1.0, k=1.0, **attrs)
+        np.testing.assert_allclose(y[far], alone[far], rtol=1e-6)
+        assert np.isnan(y[0, 3, 0, 3]) == math.isinf(large)
+
+
+def test_krizhevskys_numbers_by_hand():
+    """alexnet's lrn at the defaults: (2 + 1e-4 (9 + 16 + 4)) to the power 0.75."""
+    x = np.array([[3.0, 4.0, 2.0]])
+    y, _ = cc.ops.lrn(x)
+    np.testing.assert_allclose(y, x / (2 + 1e-4 * 29) ** 0.75, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "error", "match"),
+    [
+        ({"size": 0}, ShapeError, "size must be at least 1"),
+        ({"size": 2.5}, ShapeError, "size must be an integer"),
+        ({"alpha": -1e-4}, CnncoreError, "alpha must be"),
+        ({"beta": math.nan}, CnncoreError, "beta must be"),
+        ({"k": 0.0}, CnncoreError, "k must be"),
+        ({"alpha_over_size": 1}, CnncoreError, "alpha_over_size must be True or False"),
+    ],
+)
+def test_bad_attributes_of_lrn(attrs, error, match):
+    with pytest.raises(error, match=f"^lrn: {match}"):
+        cc.ops.lrn(np.ones((1, 2, 3)), **attrs)
+
+
+def test_bad_shapes_of_lrn():
+    with pytest.raises(ShapeError, match="lrn: x must be"):
+        cc.ops.lrn(np.ones(3))
+    with pytest.raises(ShapeError, match="lrn_within: x must be"):
+        cc.ops.lrn_within(np.ones((3, 3)), kernel=3)
+    with pytest.raises(ShapeError, match="lrn_within: kernel must have one integer per spatial axis"):
+        cc.ops.lrn_within(np.ones((1, 1, 3, 3)), kernel=(3, 3, 3))
+
+
+# --- layers ---
+
+
+def test_the_layers_are_the_ops():
+    x = RNG.standard_normal((2, 6, 5, 4))
+    layer = cc.layers.LocalResponseNorm(5, alpha=0.1)
+    np.testing.assert_array_equal(layer.forward(x), cc.ops.lrn(x, size=5, alpha=0.1)[0])
+    within = cc.layers.LocalResponseNormWithin(3, 0.1, 0.5, 1.0)
+    np.testing.assert_array_equal(within.forward(x), cc.ops.lrn_within(x, kernel=3, alpha=0.1, beta=0.5, k=1.0)[0])
+    assert not layer.parameters() and "size=5" in repr(layer)
