@@ -35,7 +35,7 @@ typedef struct {
 typedef struct { cc_window window; int64_t groups; } cc_conv;
 typedef struct { cc_window window; } cc_max_pool;
 typedef struct { cc_window window; int64_t count_include_pad; } cc_avg_pool;
-typedef struct { double p; } cc_dropout;
+typedef struct { double p; int64_t maps; } cc_dropout; /* maps: each is dropped or kept as a whole */
 typedef struct { int64_t count; } cc_add;
 typedef struct { int64_t count, axis, rank; } cc_concat;
 typedef struct { int64_t before[4], after[4]; double alpha, beta, k; } cc_lrn; /* along C, D, H, W */

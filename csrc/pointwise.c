@@ -65,11 +65,36 @@ void FN(cc_exp)(REAL *y, const REAL *x, int64_t count) {
     FN(exp_run)(y, count);
 }
 
+/* Map m = n C + c of `to` is scale times that of `from` where kept[m], else 0; both dense, in either layout. */
+static void FN(drop_maps)(cc_out to, cc_in from, const uint8_t *kept, REAL scale) {
+    const int64_t channels = from->shape[1], pixels = from->shape[2] * from->shape[3] * from->shape[4];
+    const int last = from->stride[1] == 1; /* rows are pixels of all maps; else they are maps */
+    const int64_t rows = from->shape[0] * (last ? pixels : channels), length = last ? channels : pixels;
+    const int64_t step = cc_ceil_div(PIECE, MAX(length, 1));
+    PARALLEL_FOR
+    for (int64_t r0 = 0; r0 < rows; r0 += step)
+        for (int64_t r = r0; r < MIN(r0 + step, rows); r++) {
+            const REAL *x = (const REAL *)from->data + r * length;
+            REAL *y = (REAL *)to->data + r * length;
+            if (last) {
+                const uint8_t *mask = kept + r / pixels * channels;
+                for (int64_t i = 0; i < length; i++) y[i] = mask[i] ? x[i] * scale : 0;
+            } else if (kept[r]) {
+                for (int64_t i = 0; i < length; i++) y[i] = x[i] * scale;
+            } else memset(y, 0, length * sizeof(REAL));
+        }
+}
+
 int64_t FN(dropout_forward)(cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dropout *p, void *scratch) {
     REAL *to = y->data;
     uint8_t *mask = kept->data;
     const REAL *from = x->data, *draw = u->data, limit = (REAL)p->p, scale = (REAL)(1 / (1 - p->p));
-    const int64_t count = cc_count(x);
+    const int64_t count = cc_count(u);
+    if (p->maps) {
+        for (int64_t i = 0; i < count; i++) mask[i] = draw[i] >= limit;
+        FN(drop_maps)(y, x, mask, scale);
+        return 0;
+    }
     PIECES(count) for (int64_t i = i0; i < i1; i++) {
         mask[i] = draw[i] >= limit;
         to[i] = draw[i] >= limit ? from[i] * scale : 0;
@@ -82,7 +107,8 @@ int64_t FN(dropout_backward)(cc_out dx, cc_in dy, cc_in kept, const cc_dropout *
     const uint8_t *mask = kept->data;
     const REAL *from = dy->data, scale = (REAL)(1 / (1 - p->p));
     const int64_t count = cc_count(dy);
-    PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = mask[i] ? from[i] * scale : 0;
+    if (p->maps) FN(drop_maps)(dx, dy, mask, scale);
+    else PIECES(count) for (int64_t i = i0; i < i1; i++) to[i] = mask[i] ? from[i] * scale : 0;
     return 0;
 }
 

@@ -286,7 +286,11 @@ def tanh_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
 def dropout_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
     x, u = arrays
     p = float(x.dtype.type(attrs.get("p", 0.5)))  # compared in x's dtype
-    return (each(lambda x, u: x / (1 - attrs.get("p", 0.5)) if u >= p else 0.0, x, u),)
+    y = zeros(*x.shape)
+    for i in np.ndindex(*x.shape):
+        drawn = u[(*i[:2], *(0 for _ in i[2:]))] if attrs.get("per") == "map" else u[i]
+        y[i] = float(x[i]) / (1 - attrs.get("p", 0.5)) if drawn >= p else 0.0
+    return (y,)
 
 
 def dropout_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:

@@ -232,8 +232,10 @@ def _smooth_edge(draw: HypothesisDraw) -> Case:
 
 
 def _dropout_edge(draw: HypothesisDraw) -> Case:
-    shape = _shape_edge(draw)
-    return Case((draw.normal(*shape), draw.uniform(*shape)), {"p": draw.choice([0.0, 0.25, 0.5, 0.9])})
+    shape, p = _shape_edge(draw), draw.choice([0.0, 0.25, 0.5, 0.9])
+    if len(shape) > 1 and draw.choice([False, True]):
+        return Case((draw.normal(*shape), draw.uniform(*shape[:2], *(1,) * (len(shape) - 2))), {"p": p, "per": "map"})
+    return Case((draw.normal(*shape), draw.uniform(*shape)), {"p": p})
 
 
 def _add_edge(draw: HypothesisDraw) -> Case:

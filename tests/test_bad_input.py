@@ -391,6 +391,7 @@ def test_rates(name, attribute, value, backend):
     ("name", "attrs", "match"),
     [
         ("dropout", {"p": 1}, "p must be"),
+        ("dropout", {"per": "channel"}, "per must be 'element' or 'map'"),
         ("adam_step", {"beta1": 1.0}, "beta1 must be"),
         ("adam_step", {"step": 0}, "step must be at least 1"),
         ("adam_step", {"step": 1.5}, "step must be an integer"),

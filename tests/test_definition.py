@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bounds import answer, check, outputs_of
+from engines import HOST_BACKENDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import ORACLE
 from strategies import DTYPES, HypothesisDraw, examples, problem
 
 from cnncore.ops.op import registry, run
+from cnncore.ops.random import uniform
 
 SLOW = 200_000  # operations: what the nested loops do in a tenth of a second or two
 
@@ -99,6 +101,24 @@ def test_dropout_compares_in_the_dtype_of_x():
     y, ctx = run(registry["dropout"], (np.ones(2, np.float32), u), {"p": 0.9}, "numpy")
     assert y[0] > 0 and y[1] == 0
     assert (ctx.backward(np.ones(2, np.float32))[0] > 0).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("backend", HOST_BACKENDS)
+@pytest.mark.parametrize("shape", [(200, 5), (50, 20, 30), (50, 20, 5, 7), (50, 20, 3, 2, 2)])
+def test_dropout_per_map(shape, backend):
+    """Every map goes or stays as a whole, about as many as p says; a key draws a number per map."""
+    x = np.ones(shape, np.float32)
+    x[0, 0] = np.nan
+    y, ctx = run(registry["dropout"], (x, (4, 0)), {"p": 0.25, "per": "map"}, backend)
+    u = uniform((4, 0), (*shape[:2], *(1,) * (len(shape) - 2)))
+    assert np.array_equal(y, np.where(u >= 0.25, x * np.float32(4 / 3), 0), equal_nan=True)
+    assert 0.7 < (u >= 0.25).mean() < 0.8
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    again, other = run(registry["dropout"], (last, u), {"p": 0.25, "per": "map"}, backend)
+    assert np.array_equal(again, y, equal_nan=True)
+    dy = np.ones_like(x)
+    for context in (ctx, other):
+        assert np.array_equal(context.backward(dy)[0], np.where(u >= 0.25, dy * np.float32(4 / 3), 0))
 
 
 def test_a_window_of_padding_alone_gives_the_bias():

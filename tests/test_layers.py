@@ -8,6 +8,7 @@ import pytest
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore.backends import select
+from cnncore.errors import ShapeError
 
 AVAILABLE = [name for name in ("numpy", "c") if select.why_not(name) is None]
 RNG = np.random.default_rng(0)
@@ -196,6 +197,29 @@ def test_dropout_draws_from_its_key_and_counts_it_up():
     np.testing.assert_array_equal(layer.forward(x), x)
     np.testing.assert_array_equal(layer.backward(x), x)
     assert layer.key == (7, 3)
+
+
+def test_dropout_of_maps():
+    x = RNG.standard_normal((6, 7, 4, 5))
+    layer = ly.Dropout2d(0.4, seed=3)
+    y = layer.forward(x)
+    np.testing.assert_array_equal(y, cc.ops.dropout(x, (3, 0), p=0.4, per="map")[0])
+    kept = (y != 0).all(axis=(2, 3))
+    assert 0 < kept.sum() < kept.size and not y[~kept].any() and layer.key == (3, 1)
+    np.testing.assert_array_equal(layer.backward(y != 0, dx=False), None)
+    np.testing.assert_array_equal(layer.eval().forward(x), x)
+    with pytest.raises(ShapeError, match="Dropout2d: x must be"):
+        layer.forward(x[0])
+    assert repr(layer) == "Dropout2d(p=0.4)"
+
+
+def test_activation_layers():
+    x = RNG.standard_normal((2, 3, 4))
+    for layer, op in ((ly.ReLU(), cc.ops.relu), (ly.Sigmoid(), cc.ops.sigmoid), (ly.Tanh(), cc.ops.tanh),
+                      (ly.Softmax(), cc.ops.softmax)):  # fmt: skip
+        y, call = op(x)
+        np.testing.assert_array_equal(layer.forward(x), y)
+        np.testing.assert_array_equal(layer.backward(x), call.backward(x)[0])
 
 
 def test_modes_reach_every_layer():

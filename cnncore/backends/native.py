@@ -279,9 +279,9 @@ class NativeBackend:
 
 
 def _layout(arrays: Any, roles: Any) -> bool:
-    """Whether a call runs channels last: as the first of its feature maps that has spatial axes does."""
+    """Whether a call runs channels last: as the first of its feature maps does that has more than one pixel."""
     for a, role in zip(arrays, roles, strict=True):
-        if a is not None and role in ("map", "many") and a.ndim > 2:
+        if a is not None and role in ("map", "many") and a.ndim > 2 and max(a.shape[2:]) > 1:
             return is_channels_last(a)
     return False
 

@@ -6,7 +6,7 @@ from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .init import seeds
 from .norm import LocalResponseNorm, LocalResponseNormWithin
 from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
-from .simple import Dropout, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
+from .simple import Dropout, Dropout1d, Dropout2d, Dropout3d, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
 
 __all__ = [
     "AvgPool",
@@ -20,6 +20,9 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "Flatten",
     "Layer",
     "Linear",

@@ -11,7 +11,7 @@ import numpy as np
 from .. import ops
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
-from .base import Context, Layer, OpContext, Parameter, ViewContext
+from .base import Context, Layer, OpContext, Parameter, ViewContext, by_rank, check_rank
 from .init import draw, seed_or_next, zeros
 
 
@@ -79,20 +79,25 @@ class Linear(Layer):
 class Dropout(Layer):
     """Drops each element with probability p when training, scaling the others by 1 / (1 - p): `ops.dropout`.
 
+    Dropout1d, Dropout2d and Dropout3d drop whole maps of (N, C, *S) instead.
     `key` is (seed, counter): every call in training mode uses it and then counts one up. The identity in evaluation
     mode. Raises CnncoreError unless 0 <= p < 1.
     """
 
+    rank: int | None = None
+
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-            raise CnncoreError(f"Dropout: p must be a number with 0 <= p < 1, got {p!r}")
+            raise CnncoreError(f"{type(self).__name__}: p must be a number with 0 <= p < 1, got {p!r}")
         self.p = float(p)
         self.key = (seed_or_next(seed), 0)
 
     def apply(self, x: Any) -> tuple[Any, Context]:
+        if self.rank is not None:
+            check_rank(self, self.rank, x)
         if not self.training:
             return x, ViewContext(lambda dy: dy)
-        y, call = ops.dropout(x, self.key, p=self.p)
+        y, call = ops.dropout(x, self.key, p=self.p, per="element" if self.rank is None else "map")
         self.key = (self.key[0], (self.key[1] + 1) % 2**64)
         return y, OpContext(call)
 
@@ -101,6 +106,9 @@ class Dropout(Layer):
 
     def describe(self) -> str:
         return f"p={self.p}"
+
+
+Dropout1d, Dropout2d, Dropout3d = by_rank(Dropout)
 
 
 class Flatten(Layer):

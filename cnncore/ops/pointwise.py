@@ -110,20 +110,31 @@ tanh = register(Op("tanh", tanh_rule, tanh_forward, tanh_backward, {"x": MAP}, (
 # --- dropout ---
 
 
-def dropout_rule(x: Any, u: Any, *, p: float = 0.5) -> Spec:
-    """Inverted dropout: each element is dropped with probability p, the others are scaled up.
+def dropout_rule(x: Any, u: Any, *, p: float = 0.5, per: str = "element") -> Spec:
+    """Inverted dropout: each element, or each map as a whole, is dropped with probability p, the others are scaled up.
 
-    y = x / (1 - p) where u >= p, else 0.   Gradient: dy / (1 - p) where kept, else 0.
+    y = x / (1 - p) where u >= p, else 0.
 
-    Shapes: x of any shape (up to 5 axes); u uniforms in [0, 1) of x's shape, or a key (seed, counter).
+    Gradient: dy / (1 - p) where kept, else 0.
+
+    Shapes: per="element": x of any shape (up to 5 axes), u uniforms in [0, 1) of x's shape. per="map": x (N, C, *S),
+    u (N, C, 1, ...). u may be a key (seed, counter) instead.
     Edges: p = 0 is the identity; a dropped element is 0 even where x is NaN or Inf. p is compared in x's dtype.
-    Raises ShapeError, DTypeError, CnncoreError unless 0 <= p < 1.
-    Source: the paper's 1.3; Hinton et al. 2012.
+    Raises ShapeError, DTypeError, CnncoreError unless 0 <= p < 1 and `per` is one of the two.
+    Source: the paper's 1.3; Hinton et al. 2012; per map, Tompson et al. 2015 (neighbours in a map are alike, so that
+    dropping single ones hides little).
     """
     if isinstance(p, bool) or not isinstance(p, int | float | np.floating) or not 0 <= p < 1:
         raise CnncoreError(f"dropout: p must be a number with 0 <= p < 1, got {p!r}")
-    shape = tuple(x.shape)
-    return Spec(SimpleNamespace(p=float(p)), {"y": (shape, None), "kept": (shape, np.uint8)}, random=shape)
+    if not isinstance(per, str) or per not in ("element", "map"):
+        raise CnncoreError(f"dropout: per must be 'element' or 'map', got {per!r}")
+    shape = drawn = tuple(x.shape)
+    if per == "map":
+        if len(shape) < 2:
+            raise ShapeError(f"dropout: x must be (N, C, *S) where maps are dropped, got shape {shape}")
+        drawn = (*shape[:2], *(1,) * (len(shape) - 2))
+    params = SimpleNamespace(p=float(p), maps=per == "map")
+    return Spec(params, {"y": (shape, None), "kept": (drawn, np.uint8)}, random=drawn)
 
 
 def dropout_forward(p: Any, x: np.ndarray, u: np.ndarray) -> Arrays:
@@ -136,8 +147,10 @@ def dropout_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, kept: np.n
 
 
 def dropout_domain(draw: domain.Draw) -> Case:
-    shape = _shape(draw)
-    return Case((draw.normal(*shape), draw.uniform(*shape)), {"p": draw.choice([0.0, 0.25, 0.5, 0.9])})
+    shape, per = _shape(draw), draw.choice(["element", "map"])
+    per = per if len(shape) > 1 else "element"
+    drawn = shape if per == "element" else (*shape[:2], *(1,) * (len(shape) - 2))
+    return Case((draw.normal(*shape), draw.uniform(*drawn)), {"p": draw.choice([0.0, 0.25, 0.5, 0.9]), "per": per})
 
 
 dropout = register(

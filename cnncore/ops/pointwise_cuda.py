@@ -68,6 +68,22 @@ def dropout_backward(dx: Float1, dy: Float1, kept: Byte1, scale: Real) -> None:
 
 
 @kernel
+def choose_maps(kept: Byte1, u: Float1, p: Real) -> None:
+    for i in range(cuda.grid(1), kept.shape[0], cuda.gridsize(1)):
+        kept[i] = 1 if u[i] >= p else 0
+
+
+@kernel
+def drop_maps(y: Float2, x: Float2, kept: Byte1, scale: Real) -> None:
+    """A row per map."""
+    first, row0 = cuda.grid(2)
+    step, rows = cuda.gridsize(2)
+    for row in range(row0, y.shape[0], rows):
+        for i in range(first, y.shape[1], step):
+            y[row, i] = x[row, i] * scale if kept[row] else x.dtype.type(0)
+
+
+@kernel
 def add_pair(y: Float1, a: Float1, b: Float1) -> None:
     for i in range(cuda.grid(1), y.shape[0], cuda.gridsize(1)):
         y[i] = a[i] + b[i]
@@ -110,17 +126,29 @@ def _from_output(backward: Any) -> Any:
     return run
 
 
+def _drop_maps(to: Any, source: Any, kept: Any, p: Any) -> None:
+    y, x = _rows(to, 2), _rows(source, 2)
+    drop_maps.plane(y.shape[1], y.shape[0], y, x, flat(kept), 1 / (1 - p.p))
+
+
 def _dropout_forward(p: Any, out: Arrays, x: Any, u: Any) -> None:
     y, kept = (flat(a) for a in out)
-    dropout_forward.over(y.shape[0], y, kept, flat(x), flat(u), p.p, 1 / (1 - p.p))
+    if p.maps:
+        choose_maps.over(kept.shape[0], kept, flat(u), p.p)
+        _drop_maps(out[0], x, kept, p)
+    else:
+        dropout_forward.over(y.shape[0], y, kept, flat(x), flat(u), p.p, 1 / (1 - p.p))
 
 
 def _dropout_backward(p: Any, needs: tuple[bool, ...], dy: Any, kept: Any) -> Arrays:
     if not needs[0]:
         return None, None
     dx = empty(dy.shape, dy.dtype)
-    into = flat(dx)
-    dropout_backward.over(into.shape[0], into, flat(dy), flat(kept), 1 / (1 - p.p))
+    if p.maps:
+        _drop_maps(dx, dy, kept, p)
+    else:
+        into = flat(dx)
+        dropout_backward.over(into.shape[0], into, flat(dy), flat(kept), 1 / (1 - p.p))
     return dx, None
 
 
