@@ -3,6 +3,7 @@
 from .base import Context, Layer, OpContext, Parameter, ViewContext
 from .containers import Branches, Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
+from .conv_kinds import FactoredConv2d, MLPConv, MLPConv1d, MLPConv2d, MLPConv3d, Savings, factor
 from .init import seeds
 from .norm import LocalResponseNorm, LocalResponseNormWithin
 from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
@@ -23,11 +24,16 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "FactoredConv2d",
     "Flatten",
     "Layer",
     "Linear",
     "LocalResponseNorm",
     "LocalResponseNormWithin",
+    "MLPConv",
+    "MLPConv1d",
+    "MLPConv2d",
+    "MLPConv3d",
     "MaxPool",
     "MaxPool1d",
     "MaxPool2d",
@@ -36,10 +42,12 @@ __all__ = [
     "Parameter",
     "Pool",
     "ReLU",
+    "Savings",
     "Sequential",
     "Sigmoid",
     "Softmax",
     "Tanh",
     "ViewContext",
+    "factor",
     "seeds",
 ]
