@@ -18,7 +18,7 @@ import cnncore.cli.demo
 from cnncore import checkpoint, cli, plots
 from cnncore.cli import main
 from cnncore.cli.common import print_table
-from cnncore.ops import registry
+from cnncore.ops import op, registry
 
 TINY = ["--images", "32", "--epochs", "1", "--batch-size", "16", "--shift", "1"]
 
@@ -319,3 +319,13 @@ def test_tables_hold_every_cell(capsys, monkeypatch, rich) -> None:
     rows = [line for line in lines if "first" in line or "[second]" in line]
     assert len(rows) == 2 and "20" in rows[1]
     assert len({line.rstrip("│ ").rindex(end) + len(end) for line, end in zip(rows, ("1", "20"), strict=True)}) == 1
+
+
+def test_an_op_without_fast_kernels_is_checked_where_it_can_be(monkeypatch, capsys):
+    made_up = replace(registry["relu"], name="made_up")
+    monkeypatch.setitem(op._registry, "made_up", made_up)
+    assert main(["gradcheck", "made_up", "--seeds", "1"]) == 0
+    assert "no kernel" in capsys.readouterr().out
+    assert main(["gradcheck", "made_up", "--backend", "numpy"]) == 0
+    assert main(["gradcheck", "made_up", "--backend", "c"]) == 1
+    assert "declares no made_up_forward" in capsys.readouterr().err

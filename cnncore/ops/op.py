@@ -91,6 +91,23 @@ class Op:
     elementwise: bool = False  # kernels read all elements i before they write any, so `out` may be an argument
     signs: tuple[str, ...] = ()  # of `saved`, those whose sign is a choice: the op has a kink where it changes
 
+    @functools.cached_property
+    def function(self) -> Callable[..., tuple[Any, Context]]:
+        """What users call: the rule's signature and docstring, plus `backend`; its attribute `op` is this record."""
+
+        def call(*arrays: Any, backend: str | None = None, out: Any = None, **attrs: Any) -> tuple[Any, Context]:
+            return run(self, arrays, attrs, backend, out)
+
+        signature = inspect.signature(self.rule)
+        keyword = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY, default=None)
+        functools.update_wrapper(call, self.rule)
+        call.__name__ = call.__qualname__ = self.name
+        call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*signature.parameters.values(), keyword], return_annotation=inspect.Signature.empty
+        )
+        call.op = self  # type: ignore[attr-defined]
+        return call
+
     @property
     def variadic(self) -> bool:
         return MANY in self.arrays.values()
@@ -199,23 +216,11 @@ registry: Mapping[str, Op] = _Registry()
 
 
 def register(op: Op) -> Callable[..., tuple[Any, Context]]:
-    """Enter an op and return the function users call: the rule's signature and docstring, plus `backend` and `out`."""
+    """Enter an op and return the function users call."""
     if op.name in _registry:
         raise CnncoreError(f"an op called {op.name!r} is registered already")
     _registry[op.name] = op
-
-    def call(*arrays: Any, backend: str | None = None, out: Any = None, **attrs: Any) -> tuple[Any, Context]:
-        return run(op, arrays, attrs, backend, out)
-
-    signature = inspect.signature(op.rule)
-    keyword = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY, default=None)
-    functools.update_wrapper(call, op.rule)
-    call.__name__ = call.__qualname__ = op.name
-    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), keyword], return_annotation=inspect.Signature.empty
-    )
-    call.op = op  # type: ignore[attr-defined]
-    return call
+    return op.function
 
 
 @dataclass(frozen=True)
