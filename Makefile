@@ -65,5 +65,5 @@ clean:
 	touch $@
 
 .venv/test: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install -q -e '.[train,plot,cuda,test,lint]'
+	$(BIN)/pip install -q -e '.[train,plot,data,cuda,test,lint]'
 	touch $@ .venv/demo

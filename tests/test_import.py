@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("numba", "scipy", "matplotlib", "rich", "safetensors", "cffi")
+HEAVY = ("numba", "scipy", "PIL", "matplotlib", "rich", "safetensors", "cffi")
 
 
 def loaded_after(code: str) -> set[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FormatError
+from .files import Path_
 from .idx import read_idx
 
-Path_ = str | os.PathLike[str]
 Digits = tuple[np.ndarray, np.ndarray]
 
 SIDE = 28
