@@ -20,6 +20,8 @@ PARTS = ("Shapes", "Gradient", "Edges", "Raises", "Source")
 # A part begins its paragraph, its line, or stands behind a formula or sentence on the same line.
 PART = re.compile(r"(?:^|(?<=   )|(?<=\. ))(?:(Shapes|Gradient|Edges|Source):|(Raises)(?= ))", re.MULTILINE)
 
+FORMULA = re.compile(r"[\w']+(\[[^\]]*\]|\([^)]*\))? = ")  # begins as in: y = , y[n, k] = , f(x, y) =
+
 
 class Docs(NamedTuple):
     """One docstring, taken apart."""
@@ -41,7 +43,7 @@ def take_apart(op: Op) -> Docs:
         # re.split gives the text before the first part, then for each part: its two groups, and its text.
         text, *rest = PART.split(paragraph)
         if text.strip():
-            body.append(f"```text\n{text.rstrip()}\n```" if " = " in text else prose(text))
+            body.append(f"```text\n{text.rstrip()}\n```" if FORMULA.match(text) else prose(text))
         for a, b, content in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
             parts[a or b] = prose(content)
     return Docs(prose(first), body, parts)
@@ -64,7 +66,7 @@ def missing(op: Op) -> list[str]:
     docs = take_apart(op)
     wanted = [part for part in PARTS if part != "Gradient" or op.backward is not None]
     gaps = [part for part in wanted if not docs.parts.get(part)]
-    return gaps if docs.summary and docs.body else ["formula", *gaps]
+    return gaps if any(block.startswith("```") for block in docs.body) else ["formula", *gaps]
 
 
 def section(op: Op) -> str:

@@ -38,14 +38,14 @@ def test_a_gap_is_named() -> None:
     def rule(x):
         """Twice x.
 
-        y = 2 x.   Gradient: 2 dy.
+        From x = 1 it makes 2.   Gradient: 2 dy.
 
         Shapes: any.
         Source: none.
         """
 
     op = dataclasses.replace(cc.ops.registry["relu"], rule=rule)
-    assert make["missing"](op) == ["Edges", "Raises"]
+    assert make["missing"](op) == ["formula", "Edges", "Raises"]
     assert make["missing"](dataclasses.replace(op, rule=lambda x: None)) == ["formula", *make["PARTS"]]
 
 

@@ -33,8 +33,8 @@ def read_cifar(path: Path_, classes: int) -> Images:
     """
     if classes not in LABELS:
         raise CnncoreError(f"read_cifar: classes must be 10, 20 or 100, got {classes!r}")
-    name, content = os.fspath(path), read_bytes(path)
-    pixels, labels = (_binary if str(name).endswith(".bin") else _pickled)(name, content, classes)
+    name, content = os.fsdecode(path), read_bytes(path)
+    pixels, labels = (_binary if name.endswith(".bin") else _pickled)(name, content, classes)
     return examples(name, pixels.reshape(-1, *SHAPE), labels, classes)
 
 
