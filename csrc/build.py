@@ -28,6 +28,7 @@ SOURCES = [
     "random.c",
     "runtime.c",
     "steps.c",
+    "units.c",
 ]
 COMMON = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
           "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-variable"]  # fmt: skip

@@ -35,6 +35,7 @@ typedef struct {
 typedef struct { cc_window window; int64_t groups; } cc_conv;
 typedef struct { cc_window window; } cc_max_pool;
 typedef struct { cc_window window; int64_t count_include_pad; } cc_avg_pool;
+typedef struct { cc_window window; int64_t pieces, pooled; } cc_maxout; /* pooled: there is a window */
 typedef struct { double p; int64_t maps; } cc_dropout; /* maps: each is dropped or kept as a whole */
 typedef struct { int64_t count; } cc_add;
 typedef struct { int64_t count, axis, rank; } cc_concat;
@@ -56,6 +57,10 @@ KERNEL(max_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_max_pool *p)
 KERNEL(max_pool_backward, cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p)
 KERNEL(avg_pool_forward, cc_out y, cc_in x, const cc_avg_pool *p)
 KERNEL(avg_pool_backward, cc_out dx, cc_in dy, const cc_avg_pool *p)
+
+/* units.c */
+KERNEL(maxout_forward, cc_out y, cc_out piece, cc_out winner, cc_in x, const cc_maxout *p)
+KERNEL(maxout_backward, cc_out dx, cc_in dy, cc_in piece, cc_in winner, const cc_maxout *p)
 
 /* pointwise.c; `xs` and `dxs` point at p->count tensors, a dx whose data is NULL is not computed */
 KERNEL(relu_forward, cc_out y, cc_in x, const void *p)

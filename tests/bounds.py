@@ -258,6 +258,7 @@ def by_flops(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -
 BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "conv": linear_in_its_terms(conv_terms),
     "max_pool": max_pool,
+    "maxout": max_pool,
     "avg_pool": linear_in_its_terms(lambda p: (pool_taps(p) + 1, (2 * pool_taps(p),))),
     "linear": linear_in_its_terms(linear_terms),
     "softmax": softmax,

@@ -185,6 +185,38 @@ def avg_pool_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     return (dx,)
 
 
+# --- units across maps ---
+
+
+def units(x: Any, attrs: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+    """(output index, input indices of its real elements: position by position, at each the maps) of every unit."""
+    pieces, kernel = attrs["pieces"], attrs.get("kernel", 1)
+    geometry = axes(x.shape[2:], kernel, attrs, kernel)
+    for o in outputs(geometry):
+        real = [at for _, at, kind in taps(geometry, o) if kind == REAL]
+        for n, k in product(range(x.shape[0]), range(x.shape[1] // pieces)):
+            yield (n, k, *o), [(n, k * pieces + j, *at) for at in real for j in range(pieces)]
+
+
+def units_out(x: Any, attrs: dict[str, Any]) -> tuple[int, ...]:
+    kernel = attrs.get("kernel", 1)
+    return (x.shape[0], x.shape[1] // attrs["pieces"], *(a.out for a in axes(x.shape[2:], kernel, attrs, kernel)))
+
+
+def maxout_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    y = zeros(*units_out(arrays[0], attrs))
+    for o, places in units(arrays[0], attrs):
+        y[o] = arrays[0][first_max(arrays[0], places)]
+    return (y,)
+
+
+def maxout_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    dx = zeros(*arrays[0].shape)
+    for o, places in units(arrays[0], attrs):
+        dx[first_max(arrays[0], places)] += float(dy[o])
+    return (dx,)
+
+
 # --- dense ---
 
 
@@ -411,6 +443,7 @@ ORACLE = {
     "conv": Loops(conv_forward, conv_backward),
     "max_pool": Loops(max_pool_forward, max_pool_backward),
     "avg_pool": Loops(avg_pool_forward, avg_pool_backward),
+    "maxout": Loops(maxout_forward, maxout_backward),
     "linear": Loops(linear_forward, linear_backward),
     "softmax": Loops(softmax_forward, softmax_backward),
     "softmax_cross_entropy": Loops(softmax_cross_entropy_forward, softmax_cross_entropy_backward),

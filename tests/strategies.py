@@ -187,6 +187,13 @@ def _pool_edge(draw: HypothesisDraw) -> Case:
     return Case((x,), {**_windows(draw, size), "ceil_mode": draw.choice([False, True])}, gap)
 
 
+def _maxout_edge(draw: HypothesisDraw) -> Case:
+    size, pieces = _image(draw), draw.choice([1, 2, 3, 5])
+    x, gap = draw.distinct(draw.integer(1, 3), draw.choice(CHANNELS[:24]) * pieces, *size)
+    plain = {"kernel": 1, "stride": 1, "padding": 0}
+    return Case((x,), {"pieces": pieces, **draw.choice([plain, _windows(draw, size)])}, gap)
+
+
 def _avg_edge(draw: HypothesisDraw) -> Case:
     case = _pool_edge(draw)
     return Case(case.arrays, {**case.attrs, "count_include_pad": draw.choice([False, True])})
@@ -266,6 +273,7 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "conv": _conv_edge,
     "max_pool": _pool_edge,
     "avg_pool": _avg_edge,
+    "maxout": _maxout_edge,
     "linear": _linear_edge,
     "softmax": _softmax_edge,
     "softmax_cross_entropy": _cross_entropy_edge,

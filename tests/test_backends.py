@@ -76,6 +76,7 @@ LARGE = {
     "conv": lambda r: (r.standard_normal((3, 33, 13, 15)), r.standard_normal((35, 33, 3, 3)), r.standard_normal(35)),
     "max_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
     "avg_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
+    "maxout": lambda r: (r.standard_normal((3, 36, 30, 31)),),
     "linear": lambda r: (r.standard_normal((65, 130)), r.standard_normal((67, 130)), r.standard_normal(67)),
     "softmax": lambda r: (r.standard_normal((9, 65, 17, 13)),),
     "softmax_cross_entropy": lambda r: (r.standard_normal((5001, 11)), r.integers(0, 11, 5001)),
@@ -97,6 +98,7 @@ LARGE_ATTRS = {
     "avg_pool": POOLING,
     "lrn": {"alpha": 0.1},
     "lrn_within": {"kernel": 5, "alpha": 0.1},
+    "maxout": {"pieces": 3, **POOLING},
     "dropout": {"p": 0.3},
     "sgd_step": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     "adam_step": {"lr": 0.1, "step": 3, "weight_decay": 0.01},
@@ -197,7 +199,7 @@ def test_an_empty_batch(engine, name, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("name", ["relu", "max_pool", "dropout", "add", "concat"])
+@pytest.mark.parametrize("name", ["relu", "max_pool", "maxout", "dropout", "add", "concat"])
 @engines
 @examples(6)
 @given(data=st.data())

@@ -52,7 +52,7 @@ def test_the_definition_equals_the_loops(name, dtype, data):
     against_loops(problem(data, op, dtype, case))
 
 
-@pytest.mark.parametrize("name", ["max_pool", "avg_pool", "relu", "add", "concat"])
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool", "maxout", "relu", "add", "concat"])
 @examples(30)
 @given(data=st.data())
 def test_special_values(name, data):

@@ -8,6 +8,7 @@ from .init import seeds
 from .norm import LocalResponseNorm, LocalResponseNormWithin
 from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
 from .simple import Dropout, Dropout1d, Dropout2d, Dropout3d, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
+from .units import Maxout, Maxout1d, Maxout2d, Maxout3d
 
 __all__ = [
     "AvgPool",
@@ -38,6 +39,10 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Maxout",
+    "Maxout1d",
+    "Maxout2d",
+    "Maxout3d",
     "OpContext",
     "Parameter",
     "Pool",

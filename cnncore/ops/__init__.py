@@ -7,6 +7,7 @@ from .op import registry
 from .pointwise import add, concat, dropout, relu, sigmoid, tanh
 from .pool import avg_pool, max_pool
 from .steps import adam_step, sgd_step
+from .units import maxout
 
 __all__ = [
     "adam_step",
@@ -19,6 +20,7 @@ __all__ = [
     "lrn",
     "lrn_within",
     "max_pool",
+    "maxout",
     "registry",
     "relu",
     "sgd_step",
