@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         "cnncore train lenet --pool avg --epochs 4 --seed 1",
         backend="who computes (by default the fastest that is available)",
     )
-    parser.add_argument("model", metavar="MODEL", choices=models.NETWORKS, help=f"one of: {', '.join(models.NETWORKS)}")
+    parser.add_argument("model", metavar="MODEL", choices=models.DIGITS, help=f"one of: {', '.join(models.DIGITS)}")
     add_options(parser)
 
 

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CnncoreError
-from ..layers import AvgPool2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential, seeds
-
-POOLS = {"max": MaxPool2d, "avg": AvgPool2d}
+from ..layers import Conv2d, Dropout, Flatten, Linear, ReLU, Sequential, seeds
+from .pools import pooling
 
 
 def lenet(*, pool: str = "max", dropout: float = 0.5, seed: int = 0, dtype: Any = np.float32) -> Sequential:
@@ -19,16 +17,14 @@ def lenet(*, pool: str = "max", dropout: float = 0.5, seed: int = 0, dtype: Any 
     dropout. Raises CnncoreError (an unknown pool, a dropout outside [0, 1)).
     Source: the paper's 1.3, after LeCun et al. 1998.
     """
-    if pool not in POOLS:
-        raise CnncoreError(f"lenet: pool must be one of {', '.join(POOLS)}; got {pool!r}")
     s = seeds(seed)
     return Sequential(
         Conv2d(1, 32, 5, padding=2, seed=next(s), dtype=dtype),
         ReLU(),
-        POOLS[pool](2),
+        pooling("lenet", pool, 2),
         Conv2d(32, 64, 5, padding=2, seed=next(s), dtype=dtype),
         ReLU(),
-        POOLS[pool](2),
+        pooling("lenet", pool, 2),
         Flatten(),
         Linear(64 * 7 * 7, 512, seed=next(s), dtype=dtype),
         ReLU(),
