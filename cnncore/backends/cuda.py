@@ -21,7 +21,9 @@ from .select import on_device, to_host
 
 # Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
 # Forward fills results; backward returns a new array, or None, for every array argument.
-FILES = ("conv_cuda", "pool_cuda", "pointwise_cuda", "dense_cuda", "norm_cuda", "steps_cuda", "units_cuda")
+FILES = (
+    "conv_cuda", "contrast_cuda", "dense_cuda", "norm_cuda", "pointwise_cuda", "pool_cuda", "steps_cuda", "units_cuda"
+)  # fmt: skip
 
 Arrays = tuple[Any, ...]
 

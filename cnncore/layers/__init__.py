@@ -5,7 +5,7 @@ from .containers import Branches, Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .conv_kinds import FactoredConv2d, MLPConv, MLPConv1d, MLPConv2d, MLPConv3d, Savings, factor
 from .init import seeds
-from .norm import LocalResponseNorm, LocalResponseNormWithin
+from .norm import ContrastNorm, LocalResponseNorm, LocalResponseNormWithin
 from .pool import AvgPool, AvgPool1d, AvgPool2d, AvgPool3d, MaxPool, MaxPool1d, MaxPool2d, MaxPool3d, Pool
 from .simple import Dropout, Dropout1d, Dropout2d, Dropout3d, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
 from .units import Maxout, Maxout1d, Maxout2d, Maxout3d
@@ -17,6 +17,7 @@ __all__ = [
     "AvgPool3d",
     "Branches",
     "Context",
+    "ContrastNorm",
     "Conv",
     "Conv1d",
     "Conv2d",

@@ -1,5 +1,6 @@
 """Every op, by name: `cc.ops.conv(x, w, b, padding=2)` returns (output, context)."""
 
+from .contrast import divisive_norm, subtractive_norm
 from .conv import conv
 from .dense import linear, softmax, softmax_cross_entropy
 from .norm import lrn, lrn_within
@@ -15,6 +16,7 @@ __all__ = [
     "avg_pool",
     "concat",
     "conv",
+    "divisive_norm",
     "dropout",
     "linear",
     "lrn",
@@ -27,5 +29,6 @@ __all__ = [
     "sigmoid",
     "softmax",
     "softmax_cross_entropy",
+    "subtractive_norm",
     "tanh",
 ]
