@@ -3,7 +3,8 @@
 from .alexnet import alexnet
 from .cuda_convnet import cuda_convnet
 from .lenet import lenet
+from .maxout_net import maxout_net
 from .summary import summary
 
-DIGITS = ["lenet"]
-__all__ = ["alexnet", "cuda_convnet", "lenet", "summary"]
+DIGITS = ["lenet", "maxout_net"]
+__all__ = ["alexnet", "cuda_convnet", "lenet", "maxout_net", "summary"]
