@@ -58,11 +58,24 @@ static norm_job FN(norm_plan)(cc_in x, const cc_lrn *p, int across, int buffers,
     return j;
 }
 
+/* to = a + b, or a where b is NULL; count is a multiple of V. In vectors by hand: lines are short, and the compiler would
+ * look at each whether its three arrays overlap. */
+INLINE void FN(add_line)(REAL *to, const REAL *a, const REAL *b, int64_t count) {
+    if (b)
+        for (int64_t i = 0; i < count; i += V) FN(store)(to + i, FN(load)(a + i) + FN(load)(b + i));
+    else
+        for (int64_t i = 0; i < count; i += V) FN(store)(to + i, FN(load)(a + i));
+}
+
 /* The `count` real lanes of a block, from memory; the others become 0. */
 static void FN(block_in)(const norm_job *j, REAL *to, const REAL *from, int64_t count) {
     const int64_t lanes = j->lanes, even_k = j->lane == 1 ? 0 : count - count % V, even_l = j->lines - j->lines % V;
     if (j->lane == 1) {
-        for (int64_t l = 0; l < j->lines; l++) memcpy(to + l * lanes, from + l * j->line, count * sizeof(REAL));
+        const int64_t even = count - count % V;
+        for (int64_t l = 0; l < j->lines; l++) {
+            FN(add_line)(to + l * lanes, from + l * j->line, NULL, even);
+            for (int64_t k = even; k < count; k++) to[l * lanes + k] = from[l * j->line + k];
+        }
     } else {
         for (int64_t k = 0; k < even_k; k += V)
             for (int64_t l = 0; l < even_l; l += V)
@@ -70,14 +83,17 @@ static void FN(block_in)(const norm_job *j, REAL *to, const REAL *from, int64_t 
         for (int64_t k = 0; k < count; k++)
             for (int64_t l = k < even_k ? even_l : 0; l < j->lines; l++) to[l * lanes + k] = from[k * j->lane + l];
     }
-    for (int64_t l = 0; l < j->lines; l++)
+    for (int64_t l = 0; count < lanes && l < j->lines; l++)
         for (int64_t k = count; k < lanes; k++) to[l * lanes + k] = 0;
 }
 
 static void FN(block_out)(const norm_job *j, REAL *to, const REAL *from, int64_t count) {
     const int64_t lanes = j->lanes, even_k = count - count % V, even_l = j->lines - j->lines % V;
     if (j->lane == 1) {
-        for (int64_t l = 0; l < j->lines; l++) memcpy(to + l * j->line, from + l * lanes, count * sizeof(REAL));
+        for (int64_t l = 0; l < j->lines; l++) {
+            FN(add_line)(to + l * j->line, from + l * lanes, NULL, even_k);
+            for (int64_t k = even_k; k < count; k++) to[l * j->line + k] = from[l * lanes + k];
+        }
         return;
     }
     for (int64_t k = 0; k < even_k; k += V)
@@ -85,12 +101,6 @@ static void FN(block_out)(const norm_job *j, REAL *to, const REAL *from, int64_t
             FN(transpose)(to + k * j->lane + l, j->lane, from + l * lanes + k, lanes);
     for (int64_t k = 0; k < count; k++)
         for (int64_t l = k < even_k ? even_l : 0; l < j->lines; l++) to[k * j->lane + l] = from[l * lanes + k];
-}
-
-/* to = a + b, or a where b is NULL */
-INLINE void FN(add_line)(REAL *to, const REAL *a, const REAL *b, int64_t count) {
-    if (!b) memmove(to, a, count * sizeof(REAL));
-    else for (int64_t i = 0; i < count; i++) to[i] = a[i] + b[i];
 }
 
 /* Every line of a becomes the sum of the lines from `before` before it to `after` behind it. a has n lines of `inner`
