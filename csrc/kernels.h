@@ -35,6 +35,11 @@ typedef struct {
 typedef struct { cc_window window; int64_t groups; } cc_conv;
 typedef struct { cc_window window; } cc_max_pool;
 typedef struct { cc_window window; int64_t count_include_pad; } cc_avg_pool;
+typedef struct { cc_window window; double p; int64_t normalize; } cc_lp_pool;
+typedef struct { cc_window window; double p, sigma; } cc_gaussian_lp_pool;
+typedef struct { cc_window window; double power; } cc_stochastic_pool;
+typedef struct { cc_window window; double power; } cc_expectation_pool;
+typedef struct { cc_window window; } cc_entropy_pool;
 typedef struct { cc_window window; int64_t pieces, pooled; } cc_maxout; /* pooled: there is a window */
 typedef struct { double p; int64_t maps; } cc_dropout; /* maps: each is dropped or kept as a whole */
 typedef struct { int64_t count; } cc_add;
@@ -63,6 +68,18 @@ KERNEL(avg_pool_backward, cc_out dx, cc_in dy, const cc_avg_pool *p)
 /* units.c */
 KERNEL(maxout_forward, cc_out y, cc_out piece, cc_out winner, cc_in x, const cc_maxout *p)
 KERNEL(maxout_backward, cc_out dx, cc_in dy, cc_in piece, cc_in winner, const cc_maxout *p)
+
+/* pool_power.c */
+KERNEL(lp_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_lp_pool *p)
+KERNEL(lp_pool_backward, cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in winner, const cc_lp_pool *p)
+KERNEL(gaussian_lp_pool_forward, cc_out y, cc_in x, const cc_gaussian_lp_pool *p)
+KERNEL(gaussian_lp_pool_backward, cc_out dx, cc_in dy, cc_in x, cc_in y, const cc_gaussian_lp_pool *p)
+KERNEL(stochastic_pool_forward, cc_out y, cc_out winner, cc_in x, cc_in u, const cc_stochastic_pool *p)
+KERNEL(stochastic_pool_backward, cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p)
+KERNEL(expectation_pool_forward, cc_out y, cc_out total, cc_in x, const cc_expectation_pool *p)
+KERNEL(expectation_pool_backward, cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in total, const cc_expectation_pool *p)
+KERNEL(entropy_pool_forward, cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p)
+KERNEL(entropy_pool_backward, cc_out dx, cc_in dy, cc_in x, cc_in ratio, cc_in winner, const cc_entropy_pool *p)
 
 /* pointwise.c; `xs` and `dxs` point at p->count tensors, a dx whose data is NULL is not computed */
 KERNEL(relu_forward, cc_out y, cc_in x, const void *p)

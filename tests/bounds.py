@@ -133,9 +133,49 @@ def max_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -
     """The winner exactly; a gradient sums at most one dy per tap, of the winners that x (not |x|) chooses."""
     if problem.dy is None:
         return (0.0,), ()
-    _, ctx = run(problem.op, (exact(problem.arrays[0]),), problem.attrs, "numpy")
-    (sizes,) = ctx.backward(np.abs(exact(problem.dy)))
-    return (0.0,), ((pool_taps(problem) + 2) * eps * sizes,)
+    _, ctx = run(problem.op, tuple(exact(a) for a in problem.arrays), problem.attrs, "numpy")
+    sizes = ctx.backward(np.abs(exact(problem.dy)))[0]
+    return (0.0,), ((pool_taps(problem) + 2) * eps * sizes, None)[: len(problem.arrays)]
+
+
+def lp_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """With n taps: |x| / m errs by eps/2 of itself, so its power p by p eps/2 and what pow adds (2 eps), the sum by n
+    eps/2 more; the root divides all of that by p and errs by 2 eps itself: (n + 6) eps of y. The slope (|x| / y)^(p-1)
+    errs by (p - 1) times that and an eps, and by 4 eps; n of them are summed. What underflows is below tiny."""
+    n, p = pool_taps(problem), problem.attrs.get("p", 2.0)
+    tiny = float(np.finfo(problem.dtype).tiny)
+    relative = (n + 6) * eps
+    if problem.dy is None:
+        return (relative * np.abs(outputs[0]) + tiny,), ()
+    steep = ((p * (n + 7) if p < math.inf else 0) + n + 4) * eps
+    _, (sizes,) = definition(problem, np.abs)
+    lost = n * tiny * (1 + np.abs(problem.dy).max(initial=0))
+    return (relative * np.abs(outputs[0]) + tiny,), (steep * sizes + lost,)
+
+
+def expectation_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """As for lp_pool: both sums, of (a / m)^power and of (a / m)^(power + 1), err by (n + power + 4) eps, so y by r =
+    (2 n + 2 power + 8) eps, and a / y by r + eps. Each of a slope's two terms errs by what power makes of that and by
+    `total`, which has y to the same power. (a / y)^power <= total and total >= 1 / n: the slopes of at most n windows
+    are at most 2 power + 1 times n each."""
+    n, power = pool_taps(problem), problem.attrs.get("power", 1.0)
+    tiny = float(np.finfo(problem.dtype).tiny)
+    relative = (2 * n + 2 * power + 8) * eps
+    if problem.dy is None:
+        return (relative * np.abs(outputs[0]) + tiny,), ()
+    most = (2 * power + 1) * n * n * float(np.abs(problem.dy).max(initial=0))
+    return (relative * np.abs(outputs[0]) + tiny,), ((2 * power + 2) * (relative + 6 * eps) * most + tiny,)
+
+
+def entropy_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """q = n / sum of a / m errs by (n + 3) eps, y by one more. Its square's error is twice that; of at most n windows,
+    each with a slope of at most 2 q + q^2 / n <= 3 n."""
+    n = pool_taps(problem)
+    tiny = float(np.finfo(problem.dtype).tiny)
+    y = ((n + 4) * eps * np.abs(outputs[0]) + tiny,)
+    if problem.dy is None:
+        return y, ()
+    return y, ((3 * n + 8) * eps * 3 * n * n * float(np.abs(problem.dy).max(initial=0)),)
 
 
 def copies(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
@@ -302,6 +342,11 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "max_pool": max_pool,
     "maxout": max_pool,
     "avg_pool": linear_in_its_terms(lambda p: (pool_taps(p) + 1, (2 * pool_taps(p),))),
+    "lp_pool": lp_pool,
+    "gaussian_lp_pool": lp_pool,
+    "stochastic_pool": max_pool,
+    "expectation_pool": expectation_pool,
+    "entropy_pool": entropy_pool,
     "linear": linear_in_its_terms(linear_terms),
     "softmax": softmax,
     "softmax_cross_entropy": softmax_cross_entropy,

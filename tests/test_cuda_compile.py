@@ -17,6 +17,7 @@ import cnncore
 from cnncore.backends import ptx
 
 PACKAGE = Path(cnncore.__file__).parent
+IN_DOUBLE = {"stochastic_forward"}  # what it draws must not depend on rounding in float32
 
 
 def python(*arguments, timeout=600):
@@ -48,7 +49,7 @@ def test_every_kernel_assembles_everywhere():
         assert 0 < r["registers"] <= 255, r
         assert r["spill_stores"] == r["spill_loads"] == r["stack"] == 0, r  # sums stay in registers
         assert r["shared"] <= 48 * 1024, r
-        if r["dtype"] == "float32":
+        if r["dtype"] == "float32" and r["kernel"] not in IN_DOUBLE:
             assert r["f64"] == 0, f"computes in float64: {r}"
     assert any(r["f64"] for r in records), "the count of float64 instructions finds none at all"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import ops
 from .base import Context, Layer, OpContext, by_rank, check_rank
+from .init import seed_or_next
 
 
 class Pool(Layer):
@@ -59,5 +60,70 @@ class AvgPool(Pool):
         )
 
 
+class LPPool(Pool):
+    """Lp pooling: `ops.lp_pool` with p = norm_type, from 1 to inf. All but the first three are given by name."""
+
+    op = ops.lp_pool
+
+    def __init__(
+        self, norm_type: float, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
+        dilation: Any = 1, ceil_mode: bool = False, normalize: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode, p=norm_type, normalize=normalize
+        )
+
+
+class GaussianLPPool(Pool):
+    """Lp pooling under a Gaussian envelope: `ops.gaussian_lp_pool`, with `p` and `sigma` given by name."""
+
+    op = ops.gaussian_lp_pool
+
+
+class ExpectationPool(Pool):
+    """What stochastic pooling gives on average: `ops.expectation_pool`, with `power` given by name."""
+
+    op = ops.expectation_pool
+
+
+class EntropyPool(Pool):
+    """Entropy pooling: `ops.entropy_pool`."""
+
+    op = ops.entropy_pool
+
+
+class StochasticPool(Pool):
+    """Draws an element of every window by its size when training (`ops.stochastic_pool`), and takes the expectation in
+    evaluation mode (`ops.expectation_pool`), both with `power` given by name.
+
+    `key` is (seed, counter): every call in training mode uses it and then counts one up.
+    """
+
+    op = ops.expectation_pool
+
+    def __init__(
+        self, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
+        dilation: Any = 1, ceil_mode: bool = False, power: float = 1.0, seed: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode, power=power)
+        self.key = (seed_or_next(seed), 0)
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        if not self.training:
+            return super().apply(x)
+        check_rank(self, self.rank, x)
+        y, call = ops.stochastic_pool(x, self.key, **self.attrs)
+        self.key = (self.key[0], (self.key[1] + 1) % 2**64)
+        return y, OpContext(call)
+
+    def own_random(self) -> tuple[int, int]:
+        return self.key
+
+
 MaxPool1d, MaxPool2d, MaxPool3d = by_rank(MaxPool)
 AvgPool1d, AvgPool2d, AvgPool3d = by_rank(AvgPool)
+LPPool1d, LPPool2d, LPPool3d = by_rank(LPPool)
+GaussianLPPool1d, GaussianLPPool2d, GaussianLPPool3d = by_rank(GaussianLPPool)
+ExpectationPool1d, ExpectationPool2d, ExpectationPool3d = by_rank(ExpectationPool)
+EntropyPool1d, EntropyPool2d, EntropyPool3d = by_rank(EntropyPool)
+StochasticPool1d, StochasticPool2d, StochasticPool3d = by_rank(StochasticPool)

@@ -6,7 +6,15 @@ from .dense import linear, softmax, softmax_cross_entropy
 from .norm import lrn, lrn_within
 from .op import registry
 from .pointwise import add, concat, dropout, relu, sigmoid, tanh
-from .pool import avg_pool, max_pool
+from .pool import (
+    avg_pool,
+    entropy_pool,
+    expectation_pool,
+    gaussian_lp_pool,
+    lp_pool,
+    max_pool,
+    stochastic_pool,
+)
 from .steps import adam_step, sgd_step
 from .units import maxout
 
@@ -18,7 +26,11 @@ __all__ = [
     "conv",
     "divisive_norm",
     "dropout",
+    "entropy_pool",
+    "expectation_pool",
+    "gaussian_lp_pool",
     "linear",
+    "lp_pool",
     "lrn",
     "lrn_within",
     "max_pool",
@@ -29,6 +41,7 @@ __all__ = [
     "sigmoid",
     "softmax",
     "softmax_cross_entropy",
+    "stochastic_pool",
     "subtractive_norm",
     "tanh",
 ]

@@ -34,12 +34,12 @@ class Draw:
         return self.rng.random(shape)
 
     def distinct(self, *shape: int) -> tuple[np.ndarray, float]:
-        """Values of order 1 in random order, and a gap: any two values, and every value and 0, are at least that far
-        apart. So no max changes its winner and no ReLU its side within half of it."""
+        """Values of order 1 in random order, and a gap: any two values, any two magnitudes, and every value and 0, are
+        at least that far apart. So no max changes its winner and no ReLU its side within half of it."""
         count = math.prod(shape)
         gap = 4.0 / max(count, 1)
         ranks = self.rng.permutation(count) - count // 2
-        return ((ranks + 0.5) * gap).reshape(shape), gap / 2
+        return ((ranks + 0.25) * gap).reshape(shape), gap / 4
 
 
 def window(draw: Draw, padded: bool = True) -> tuple[tuple[int, ...], dict[str, Any]]:

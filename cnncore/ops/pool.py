@@ -1,9 +1,10 @@
-"""Pooling: one window walk and a table of variants. Kernels: csrc/pool.c, pool_cuda.py.
+"""Pooling: one window walk and a table of variants. Kernels: csrc/pool.c, pool_power.c, pool_cuda.py,
+pool_power_cuda.py.
 
 A variant is two functions over all windows at once, and a docstring:
 
-    reduce(v, p)             -> (y, *extras)   y and the extras are (N, C, *O)
-    gradient(v, p, dy, *saved) -> dvalues      (N, C, *O, T): the gradient to every element of every window
+    reduce(v, p)               -> (y, *extras)   y and the extras are (N, C, *O); reduce(v, p, u) where it draws
+    gradient(v, p, dy, *saved) -> dvalues        (N, C, *O, T): the gradient to every element of every window
 
 The walk gathers the windows, registers the op with the full geometry, scatters the gradients back to x, and hides
 padding from the variant. To add one, write the two functions and one `variant(...)` entry below.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import CnncoreError, ShapeError
 from . import domain, geometry
-from .op import MAP, Arrays, Case, Op, Spec, register
+from .op import MAP, RANDOM, Arrays, Case, Op, Spec, register
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,24 @@ def _windows(window: geometry.Window, x: np.ndarray | None, fill: float) -> Wind
     return Windows(values, _gather(window, real), _gather(window, asked & ~real))
 
 
+@dataclass(frozen=True)
+class Number:
+    """A numeric attribute: its default, its range (ends included), and the values that problems are drawn with."""
+
+    default: float
+    least: float
+    drawn: tuple[float, ...]
+    most: float = sys.float_info.max
+
+    def check(self, op: str, name: str, value: Any) -> float:
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        large = number and value > sys.float_info.max and value != math.inf  # an int that no float holds
+        if not number or large or not self.least <= value <= self.most:
+            ends = f"from {self.least:g} to inf" if math.isinf(self.most) else f"of at least {self.least:g}, finite"
+            raise CnncoreError(f"{op}: {name} must be a number {ends}, got {value!r}")
+        return float(value)
+
+
 GEOMETRY = """
     Shapes: x (N, C, *S) to y (N, C, *O), rank 1 to 3. `kernel`, `stride` (default: kernel), `dilation`: an int or one
     per axis; `padding`: an int, one per axis or a (begin, end) pair per axis. `ceil_mode` rounds the output size up.
@@ -64,40 +84,46 @@ def variant(
     gradient: Callable[..., np.ndarray],
     *,
     doc: str,
-    attrs: dict[str, Any] | None = None,
+    attrs: dict[str, bool | Number] | None = None,
     fill: float = 0.0,
+    draws: bool = False,
     extras: dict[str, Any] | None = None,
+    unused: Callable[[Any], bool] = lambda p: False,
     saved: tuple[str, ...] = (),
 ) -> Callable[..., Any]:
     """Register a pooling op.
 
-    attrs: the variant's own keyword attributes and their defaults, read as `p.<attribute>`.
+    attrs: the variant's own keyword attributes, a bool (the default) or a Number, read as `p.<attribute>`.
     fill: what `reduce` sees where a window has no real element.
-    extras: name -> dtype of further (N, C, *O) results, kept for `gradient`.
-    saved: what `gradient` reads: "x" (then `v.values` is there again), "y", or extras.
+    draws: the op takes uniforms u of y's shape behind x.
+    extras: name -> dtype of further (N, C, *O) results, kept for `gradient`; empty ones where `unused(p)`.
+    saved: what `gradient` reads: "x" (then `v.values` is there again), "y", or extras. An op that saves x is taken to
+        have a kink where x changes its sign.
     """
     own, kept = attrs or {}, extras or {}
+    arrays = {"x": MAP, "u": RANDOM} if draws else {"x": MAP}
 
     def rule(
-        x: Any, *, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-        **attributes: Any,
+        x: Any, *u: Any, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        ceil_mode: bool = False, **attributes: Any,
     ) -> Spec:  # fmt: skip
         unknown = set(attributes) - set(own)
         if unknown:
             raise TypeError(f"{name}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        for attribute, default in own.items():
-            if isinstance(default, bool):
-                attributes[attribute] = geometry.flag(name, attribute, attributes.get(attribute, default))
+        values = {a: _attribute(name, a, kind, attributes) for a, kind in own.items()}
         window = _resolve(name, x, kernel, kernel if stride is None else stride, padding, dilation, ceil_mode)
+        p = SimpleNamespace(window=window, **values)
         shape = (*x.shape[:2], *window.out)
-        results = {"y": (shape, None), **{extra: (shape, kind) for extra, kind in kept.items()}}
-        return Spec(SimpleNamespace(window=window, **{**own, **attributes}), results)
+        own_shape = (0,) if unused(p) else shape
+        results = {"y": (shape, None), **{extra: (own_shape, kind) for extra, kind in kept.items()}}
+        return Spec(p, results, random=shape if draws else None)
 
     rule.__doc__ = doc.rstrip() + "\n" + GEOMETRY
     signature = inspect.signature(rule)
-    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    extra = [inspect.Parameter(a, inspect.Parameter.KEYWORD_ONLY, default=value) for a, value in own.items()]
-    rule.__signature__ = signature.replace(parameters=named + extra)  # type: ignore[attr-defined]
+    first = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arrays]
+    named = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    extra = [inspect.Parameter(a, inspect.Parameter.KEYWORD_ONLY, default=_default(kind)) for a, kind in own.items()]
+    rule.__signature__ = signature.replace(parameters=first + named + extra)  # type: ignore[attr-defined]
 
     return register(
         Op(
@@ -105,12 +131,22 @@ def variant(
             rule=rule,
             forward=functools.partial(_forward, reduce, fill),
             backward=functools.partial(_backward, gradient, fill, saved),
-            arrays={"x": MAP},
+            arrays=arrays,
             saved=saved,
-            domain=functools.partial(_domain, own),
+            domain=functools.partial(_domain, own, draws),
             flops=_flops,
+            signs=("x",) if "x" in saved else (),
         )
     )
+
+
+def _default(kind: bool | Number) -> Any:
+    return kind.default if isinstance(kind, Number) else kind
+
+
+def _attribute(op: str, name: str, kind: bool | Number, given: dict[str, Any]) -> Any:
+    value = given.get(name, _default(kind))
+    return kind.check(op, name, value) if isinstance(kind, Number) else geometry.flag(op, name, value)
 
 
 def _resolve(name: str, x: Any, *geometry_: Any) -> geometry.Window:
@@ -121,8 +157,8 @@ def _resolve(name: str, x: Any, *geometry_: Any) -> geometry.Window:
     return window
 
 
-def _forward(reduce: Callable[..., Arrays], fill: float, p: Any, x: np.ndarray) -> Arrays:
-    return reduce(_windows(p.window, x, fill), p)
+def _forward(reduce: Callable[..., Arrays], fill: float, p: Any, x: np.ndarray, *u: np.ndarray) -> Arrays:
+    return reduce(_windows(p.window, x, fill), p, *u)
 
 
 def _backward(
@@ -130,21 +166,29 @@ def _backward(
     p: Any, needs: tuple[bool, ...], dy: np.ndarray, *kept: np.ndarray,
 ) -> Arrays:  # fmt: skip
     if not needs[0]:
-        return (None,)
+        return (None,) * len(needs)
     by_name = dict(zip(saved, kept, strict=True))
     windows = _windows(p.window, by_name.pop("x", None), fill)
     dvalues = gradient(windows, p, dy, *by_name.values())
     dx = np.zeros((*dy.shape[:2], *p.window.padded), dy.dtype)
     for t, at in p.window.offsets():
         dx[(..., *at)] += np.where(windows.real[..., t], dvalues[..., t], 0)
-    return (dx[p.window.inside],)
+    return (dx[p.window.inside], *(None,) * (len(needs) - 1))
 
 
-def _domain(own: dict[str, Any], draw: domain.Draw) -> Case:
+def _domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
     size, attrs = domain.window(draw)
     x, gap = draw.distinct(draw.integer(1, 2), draw.integer(1, 3), *size)
-    chosen = {a: draw.choice([True, False]) for a, value in own.items() if isinstance(value, bool)}
-    return Case((x,), {**attrs, "ceil_mode": draw.choice([False, True]), **chosen}, gap)
+    attrs = {**attrs, "ceil_mode": draw.choice([False, True])}
+    attrs |= {a: draw.choice(kind.drawn if isinstance(kind, Number) else (True, False)) for a, kind in own.items()}
+    if not draws:
+        return Case((x,), attrs, gap)
+    window = geometry.resolve("domain", size, **_geometry(attrs))
+    return Case((x, draw.uniform(*x.shape[:2], *window.out)), attrs)
+
+
+def _geometry(attrs: dict[str, Any]) -> dict[str, Any]:
+    return {a: attrs[a] for a in ("kernel", "stride", "padding", "dilation", "ceil_mode")}
 
 
 def _flops(spec: Spec, arrays: Arrays) -> tuple[int, int]:
@@ -212,4 +256,249 @@ avg_pool = variant(
     Edges: with `count_include_pad` zero padding counts in n; what `ceil_mode` lets a window hang over never does. NaN
     and Inf propagate.
     Source: the paper's 2.2.""",
+)
+
+
+# --- pools of powers. With m the largest magnitude of a window, powers are taken of |x| / m, in [0, 1] with a 1 among
+# them: nothing overflows, and what vanishes is nothing beside the 1. Where m is 0, infinite or NaN, y is m.
+
+
+def _scaled(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """m; a / m where m is a positive number, else 0; and whether it is. a >= 0."""
+    m = a.max(axis=-1)
+    number = (m > 0) & (m < math.inf)
+    safe = np.where(number, m, 1).astype(a.dtype)
+    return m, np.where(number[..., None], a, 0) / safe[..., None], number
+
+
+def _unscaled(m: np.ndarray, number: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """m times share where m is a positive number, else m."""
+    return np.where(number, np.where(number, m, 0) * share, m).astype(m.dtype)
+
+
+def _first(a: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """The number of the first largest real element of every window (of the first NaN, where there is one)."""
+    return np.argmax(np.where(real, a, -1), axis=-1)
+
+
+def _at(v: Windows, winner: np.ndarray) -> np.ndarray:
+    """Which element of its window each is: the winner's number."""
+    return np.arange(v.real.shape[-1]) == winner[..., None]
+
+
+def _ratio(a: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """a / y, and 0 where y is."""
+    return a / np.where(y == 0, math.inf, y).astype(a.dtype)[..., None]
+
+
+def _divisor(v: Windows, p: Any, dtype: Any) -> np.ndarray:
+    return v.n.astype(dtype) if p.normalize else np.ones((), dtype)
+
+
+def lp_reduce(v: Windows, p: Any) -> Arrays:
+    a = np.abs(v.values)
+    if math.isinf(p.p):
+        return a.max(axis=-1), _first(a, v.real).astype(np.int32)
+    m, r, number = _scaled(a)
+    mean = (r**p.p).sum(axis=-1) / _divisor(v, p, a.dtype)
+    return _unscaled(m, number, mean ** (1 / p.p)), np.empty(0, np.int32)
+
+
+def lp_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray, winner: np.ndarray) -> np.ndarray:
+    if math.isinf(p.p):
+        return np.where(_at(v, winner), np.sign(v.values) * dy[..., None], 0)
+    share = (dy / _divisor(v, p, dy.dtype))[..., None]
+    slope = np.where((y == 0)[..., None], 0, _ratio(np.abs(v.values), y) ** (p.p - 1))
+    return np.sign(v.values) * share * slope
+
+
+lp_pool = variant(
+    "lp_pool",
+    lp_reduce,
+    lp_gradient,
+    attrs={"p": Number(2.0, 1.0, (2.0, 1.0, math.inf, 4.0, 3.5, 50.0), math.inf), "normalize": False},
+    extras={"winner": np.int32},
+    unused=lambda p: not math.isinf(p.p),
+    saved=("x", "y", "winner"),
+    doc="""Lp pooling: the p-norm of every window, 1 <= p <= inf.
+
+    y = (sum over R of |x|^p)^(1/p); with `normalize` the mean in place of the sum. p = inf: max over R of |x|.
+    Gradient: sign(x) (|x| / y)^(p-1), with `normalize` over n, n the number of real elements in R; p = inf: sign(x) at
+    the first element whose |x| is largest, 0 at the others.
+
+    From p = 1 (with `normalize` the mean of |x|) to p = inf (the max of |x|). Computed on |x| / max |x|, so that
+    neither p = 1000 nor x = 1e30 overflows or vanishes.
+    Edges: y and the gradient are 0 where the window is all zero, the gradient is 0 at x = 0. An infinite element gives
+    inf, a NaN gives NaN.
+    `winner`, kept for backward where p = inf, is the number in the window of the first largest |x|, row-major.
+    Source: the paper's 2.4.""",
+)
+
+
+def envelope(window: geometry.Window, sigma: float) -> list[np.ndarray]:
+    """Per axis (O, kernel): the Gaussian over the real taps of every output, of sum 1; the window's is their product.
+
+    Exponents are taken from the real tap that is nearest to the centre, so that the weights never all vanish."""
+    weights = []
+    for a, kernel in enumerate(window.kernel):
+        start = np.arange(window.out[a]) * window.stride[a] - window.begin[a]
+        place = start[:, None] + np.arange(kernel) * window.dilation[a]
+        real = (place >= 0) & (place < window.size[a])
+        far = np.broadcast_to(np.abs(np.arange(kernel) - (kernel - 1) / 2), place.shape)
+        near = np.where(real, far, math.inf).min(axis=1, keepdims=True)
+        g = np.where(real, np.exp(-np.where(real, (far - near) / sigma * ((far + near) / sigma), 0) / 2), 0)
+        weights.append(g / g.sum(axis=1, keepdims=True))
+    return weights
+
+
+def _envelope(v: Windows, p: Any, dtype: Any) -> np.ndarray:
+    """(*O, T)"""
+    whole, rank = np.ones(()), len(p.window.out)
+    for a, g in enumerate(envelope(p.window, p.sigma)):
+        shape = [1] * (2 * rank)
+        shape[a], shape[rank + a] = g.shape
+        whole = whole * g.reshape(shape)
+    return whole.reshape(v.real.shape).astype(dtype)
+
+
+def gaussian_lp_reduce(v: Windows, p: Any) -> Arrays:
+    m, r, number = _scaled(np.abs(v.values))
+    total = (_envelope(v, p, r.dtype) * r**p.p).sum(axis=-1)
+    return (_unscaled(m, number, total ** (1 / p.p)),)
+
+
+def gaussian_lp_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    slope = np.where((y == 0)[..., None], 0, _ratio(np.abs(v.values), y) ** (p.p - 1))
+    return np.sign(v.values) * dy[..., None] * _envelope(v, p, dy.dtype) * slope
+
+
+gaussian_lp_pool = variant(
+    "gaussian_lp_pool",
+    gaussian_lp_reduce,
+    gaussian_lp_gradient,
+    attrs={"p": Number(2.0, 1.0, (2.0, 1.0, 4.0, 12.0, 3.5)), "sigma": Number(1.0, 1e-3, (1.0, 0.5, 2.0, 0.05))},
+    saved=("x", "y"),
+    doc="""Lp pooling under a Gaussian envelope, 1 <= p < inf.
+
+    y = (sum over R of G |x|^p)^(1/p), G = exp(-d^2 / (2 sigma^2)) with d the distance from the window's centre,
+    (kernel - 1) / 2 along each axis, in elements (of the kernel: dilation does not count), of sum 1 over the real
+    elements of R.   Gradient: G sign(x) (|x| / y)^(p-1).
+
+    Made for windows that overlap, with p = 2, 4 or 12. Scaled as lp_pool is. sigma >= 0.001.
+    Edges: y and the gradient are 0 where the window is all zero, the gradient is 0 at x = 0. An infinite element gives
+    inf, a NaN gives NaN.
+    Source: the paper's 2.4; Sermanet et al. 2012.""",
+)
+
+
+# --- pools of a = max(x, 0) ---
+
+
+def _positive(v: Windows) -> np.ndarray:
+    return np.maximum(v.values, 0)
+
+
+def stochastic_reduce(v: Windows, p: Any, u: np.ndarray) -> Arrays:
+    a = _positive(v)
+    _, r, number = _scaled(a.astype(np.float64))
+    weights = r * r if p.power == 2 else r**p.power
+    running = np.cumsum(weights, axis=-1)  # one after the other, as every backend does
+    passed = running > (u.astype(np.float64) * running[..., -1])[..., None]
+    last = r.shape[-1] - 1 - np.argmax(weights[..., ::-1] > 0, axis=-1)
+    winner = np.where(passed.any(axis=-1), np.argmax(passed, axis=-1), last)
+    first = _first(a, v.real)  # where there is nothing to draw from: inf, NaN, or 0
+    winner = np.where(number, winner, np.where(a.max(axis=-1) == 0, -1, first))
+    y = np.take_along_axis(a, np.maximum(winner, 0)[..., None], axis=-1)[..., 0]
+    return np.where(winner < 0, 0, y).astype(a.dtype), winner.astype(np.int32)
+
+
+stochastic_pool = variant(
+    "stochastic_pool",
+    stochastic_reduce,
+    max_gradient,
+    attrs={"power": Number(1.0, 1.0, (1.0, 2.0, 1.0, 3.0))},
+    draws=True,
+    extras={"winner": np.int32},
+    saved=("winner",),
+    doc="""Stochastic pooling: an element of every window, drawn by its size.
+
+    y = a_l, a = max(x, 0), l drawn with P(i) = a_i^power / sum over R of a^power: the first whose running sum of
+    a^power exceeds u times the total.   Gradient: dy to l, 0 to the others; none to u.
+
+    Takes uniforms u in [0, 1) of y's shape, or a key (seed, counter). Running sums are row-major, in float64, of a
+    divided by its largest, so that every backend draws the same element (where power is neither 1 nor 2: unless u is
+    within 1e-6 of a boundary). power >= 1.
+    Edges: the last positive element where rounding leaves none; 0 and zero gradient where no element is positive. An
+    infinite element gives inf, a NaN gives NaN (of several the first, which gets the gradient).
+    `winner`, kept for backward, is l's number in the window, row-major; -1 where nothing was drawn.
+    Source: the paper's 2.5; Zeiler & Fergus 2013.""",
+)
+
+
+def expectation_reduce(v: Windows, p: Any) -> Arrays:
+    m, r, number = _scaled(_positive(v))
+    weights = r**p.power
+    total = weights.sum(axis=-1)
+    share = (weights * r).sum(axis=-1) / np.where(number, total, 1)
+    y = _unscaled(m, number, share)
+    return y, np.where(number, total / np.where(number, share, 1) ** p.power, math.inf).astype(r.dtype)
+
+
+def expectation_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray, total: np.ndarray) -> np.ndarray:
+    ratio = _ratio(_positive(v), y)
+    slope = (p.power + 1) * ratio**p.power - p.power * ratio ** (p.power - 1)
+    share = dy / np.where(y == 0, math.inf, total).astype(dy.dtype)
+    return np.where(v.values <= 0, 0, slope * share[..., None])
+
+
+expectation_pool = variant(
+    "expectation_pool",
+    expectation_reduce,
+    expectation_gradient,
+    attrs={"power": Number(1.0, 1.0, (1.0, 2.0, 3.5, 1.5))},
+    extras={"total": None},
+    saved=("x", "y", "total"),
+    doc="""What stochastic pooling gives on average: the form for evaluation.
+
+    y = sum over R of a^(power+1) / sum over R of a^power, a = max(x, 0); power = 1: l2^2 / l1.
+    Gradient: where x > 0, ((power+1) a^power - power a^(power-1) y) / sum over R of a^power; else 0.
+
+    Computed on a / max a. power >= 1; a large one tends to max pooling.
+    Edges: y and the gradient are 0 where no element is positive. An infinite element gives inf, a NaN gives NaN.
+    `total`, kept for backward, is the sum of (a / y)^power.
+    Source: the paper's 2.5; Zeiler & Fergus 2013.""",
+)
+
+
+def entropy_reduce(v: Windows, p: Any) -> Arrays:
+    a = _positive(v)
+    m, r, number = _scaled(a)
+    ratio = np.where(number, v.n / np.where(number, r.sum(axis=-1), 1), 0).astype(a.dtype)
+    winner = np.where(m == 0, -1, _first(a, v.real)).astype(np.int32)
+    return _unscaled(m, number, ratio), ratio, winner
+
+
+def entropy_gradient(v: Windows, p: Any, dy: np.ndarray, ratio: np.ndarray, winner: np.ndarray) -> np.ndarray:
+    peak = np.where(_at(v, winner), (2 * ratio * dy)[..., None], 0)
+    spread = ratio * ratio / v.n.astype(dy.dtype) * dy
+    return np.where(v.values <= 0, 0, peak - spread[..., None])
+
+
+entropy_pool = variant(
+    "entropy_pool",
+    entropy_reduce,
+    entropy_gradient,
+    extras={"ratio": None, "winner": np.int32},
+    saved=("x", "ratio", "winner"),
+    doc="""Entropy pooling: large where a window is peaked.
+
+    y = max(a)^2 / mean(a) over R, a = max(x, 0): linf^2 / l1 times n, n the number of real elements in R. A peak alone
+    gives its height times n, a flat window its mean.
+    Gradient: where x > 0, 2 q [the first argmax] - q^2 / n, q = max(a) / mean(a); else 0.
+
+    Edges: y and the gradient are 0 where no element is positive, and y is continuous there. An infinite element gives
+    inf, a NaN gives NaN; their windows have gradient 0.
+    `ratio` and `winner`, kept for backward, are q (0 where there is none) and the argmax's number in the window (-1
+    where no element is positive), row-major.
+    Source: the paper's 2.5, its own proposal.""",
 )

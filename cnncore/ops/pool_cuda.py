@@ -10,7 +10,7 @@ Backward: a thread owns inputs and gathers over the outputs that read them.
 from typing import Any
 
 from ..backends.kernel import Float4, Int, Int4, cuda, empty, kernel, view
-from .geometry_cuda import Walk, WalkArg, readers, taps, three, unravel, walk
+from .geometry_cuda import WalkArg, readers, taps, three, unravel, walk
 
 Arrays = tuple[Any, ...]
 
@@ -124,21 +124,21 @@ def avg_pool_backward(dx: Float4, dy: Float4, g: WalkArg, pads: Int) -> None:
 # --- on the host ---
 
 
-def _planes(a: Any) -> Any:
+def planes_of(a: Any) -> Any:
     return view(a, a.shape[0] * a.shape[1], *three(a.shape[2:], 1))
 
 
-def _count(size: tuple[int, int, int]) -> int:
+def count(size: tuple[int, int, int]) -> int:
     return size[0] * size[1] * size[2]
 
 
 def _max_forward(p: Any, out: Arrays, x: Any) -> None:
     g = walk(p.window)
-    y, winner, x = (_planes(a) for a in (*out, x))
-    max_pool_forward.plane(_count(g.out), y.shape[0], y, winner, x, g)
+    y, winner, x = (planes_of(a) for a in (*out, x))
+    max_pool_forward.plane(count(g.out), y.shape[0], y, winner, x, g)
 
 
-def _dx(g: Walk, p: Any, dy: Any) -> Any:
+def new_dx(p: Any, dy: Any) -> Any:
     return empty((*dy.shape[:2], *p.window.size), dy.dtype)
 
 
@@ -146,25 +146,25 @@ def _max_backward(p: Any, needs: tuple[bool, ...], dy: Any, winner: Any) -> Arra
     if not needs[0]:
         return (None,)
     g = walk(p.window)
-    dx = _dx(g, p, dy)
-    planes = _planes(dx)
-    winner_backward.plane(_count(g.size), planes.shape[0], planes, _planes(dy), _planes(winner), g)
+    dx = new_dx(p, dy)
+    planes = planes_of(dx)
+    winner_backward.plane(count(g.size), planes.shape[0], planes, planes_of(dy), planes_of(winner), g)
     return (dx,)
 
 
 def _avg_forward(p: Any, out: Arrays, x: Any) -> None:
     g = walk(p.window)
-    y = _planes(out[0])
-    avg_pool_forward.plane(_count(g.out), y.shape[0], y, _planes(x), g, int(p.count_include_pad))
+    y = planes_of(out[0])
+    avg_pool_forward.plane(count(g.out), y.shape[0], y, planes_of(x), g, int(p.count_include_pad))
 
 
 def _avg_backward(p: Any, needs: tuple[bool, ...], dy: Any) -> Arrays:
     if not needs[0]:
         return (None,)
     g = walk(p.window)
-    dx = _dx(g, p, dy)
-    planes = _planes(dx)
-    avg_pool_backward.plane(_count(g.size), planes.shape[0], planes, _planes(dy), g, int(p.count_include_pad))
+    dx = new_dx(p, dy)
+    planes = planes_of(dx)
+    avg_pool_backward.plane(count(g.size), planes.shape[0], planes, planes_of(dy), g, int(p.count_include_pad))
     return (dx,)
 
 

@@ -1,0 +1,422 @@
+/* The window walk of pooling, forward and backward.
+ *
+ * Channels are the vector: with the channel's stride 1, V maps are pooled at once, whatever kernel, stride, padding or
+ * dilation. Channels-last maps are like that. Of contiguous maps, a block of BLOCK channels of one image is transposed
+ * into scratch that stays in cache, pooled there, and transposed back; that costs about as much as the pooling, and far
+ * less than pooling along a row with its strides and borders.
+ *
+ * forward    For every output pixel, the list of its window's real elements: (offset from the window's first element,
+ *            tap). Windows that lie inside the image share one list.
+ * backward   Gathers: for every pixel of dx, the list of the windows that hold it, as (output pixel, tap). Every dx is
+ *            written once, by one thread: no zeroing, no races.
+ *
+ * A variant is one function over such a list for up to V channels, `reduce_*` or `spread_*` in pool.c and pool_power.c.
+ * The walk is inlined into each, so the calls cost nothing. Included by those files, after twice.h. */
+
+#ifndef POOL_H
+#define POOL_H
+#define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
+/* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
+ * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
+ * index `shift` higher (and counted alike), so that its list need not be made again. Away from borders they are. */
+typedef struct {
+    int64_t *first, *index, *tap, *counted, *again, period, shift;
+    double *weight; /* of every pair: 1, or a Gaussian envelope's */
+    int64_t *low, *high; /* of an output: its real taps, */
+    double *total;       /* and the sum of its envelope; both only for WEIGHTS */
+} axis_list;
+
+/* What a list entry's `share` holds: nothing; what an average divides by; its weight in a Gaussian envelope. */
+enum { NO_SHARE, COUNTS, WEIGHTS };
+
+/* How a walk goes. */
+typedef struct {
+    int backward, share;
+    int64_t count_include_pad;
+    double sigma; /* of the envelope, in elements */
+} walk_kind;
+
+static axis_list take_axis(const cc_window *w, int a, int backward, cc_arena *arena) {
+    const int64_t pixels = backward ? w->size[a] : w->out[a];
+    const int64_t pairs = pixels * MIN(w->kernel[a], backward ? w->out[a] : w->size[a]);
+    return (axis_list){
+        cc_take(arena, (pixels + 1) * sizeof(int64_t)), cc_take(arena, pairs * sizeof(int64_t)),
+        cc_take(arena, pairs * sizeof(int64_t)),        cc_take(arena, w->out[a] * sizeof(int64_t)),
+        cc_take(arena, pixels * sizeof(int64_t)),       backward ? MIN(w->stride[a], pixels) : 1,
+        backward ? 1 : w->stride[a],                    cc_take(arena, pairs * sizeof(double)),
+        cc_take(arena, w->out[a] * sizeof(int64_t)),
+        cc_take(arena, w->out[a] * sizeof(int64_t)),    cc_take(arena, w->out[a] * sizeof(double))};
+}
+
+/* The real inputs of every output (backward = 0), or the outputs that hold every input (backward = 1). */
+static void fill_axis(axis_list *l, const cc_window *w, int a, int backward) {
+    int64_t used = 0;
+    for (int64_t i = 0; i < (backward ? w->size[a] : w->out[a]); i++) {
+        l->first[i] = used;
+        for (int64_t t = 0; t < w->kernel[a]; t++) {
+            const int64_t shift = t * w->dilation[a] - w->begin[a];
+            const int64_t at = backward ? (i - shift) / w->stride[a] : i * w->stride[a] + shift;
+            if (backward && ((i - shift) % w->stride[a] || i < shift || at >= w->out[a])) continue;
+            if (!backward && (at < 0 || at >= w->size[a])) continue;
+            l->index[used] = at;
+            l->tap[used++] = t;
+        }
+        l->first[i + 1] = used;
+    }
+}
+
+/* Elements of a window that an average counts, along one axis: the real ones, or with count_include_pad all but those
+ * that ceil_mode lets hang over. */
+static void fill_counted(axis_list *l, const cc_window *w, int a, int64_t count_include_pad) {
+    for (int64_t o = 0; o < w->out[a]; o++) {
+        const int64_t start = o * w->stride[a] - w->begin[a], d = w->dilation[a];
+        const int64_t stop = w->size[a] + (count_include_pad ? w->end[a] : 0);
+        const int64_t skipped = count_include_pad || start >= 0 ? 0 : cc_ceil_div(-start, d);
+        l->counted[o] = MIN(w->kernel[a], cc_ceil_div(stop - start, d)) - skipped;
+    }
+}
+
+/* A Gaussian envelope over the real taps [first, last) of a window, before it is divided by its sum. Exponents are taken from the
+ * real tap that is nearest to the centre, so that the weights never all vanish. */
+static double envelope(const cc_window *w, int a, double sigma, int64_t first, int64_t last, int64_t tap) {
+    const double centre = (w->kernel[a] - 1) / 2.0, far = fabs(tap - centre);
+    const double nearest = fabs(MIN(MAX(floor(centre), first), last - 1) - centre);
+    return exp(-((far - nearest) / sigma) * ((far + nearest) / sigma) / 2);
+}
+
+static void fill_weights(axis_list *l, const cc_window *w, int a, const walk_kind *kind) {
+    const int64_t pixels = kind->backward ? w->size[a] : w->out[a], d = w->dilation[a];
+    if (kind->share != WEIGHTS) {
+        for (int64_t j = 0; j < l->first[pixels]; j++) l->weight[j] = 1;
+        return;
+    }
+    for (int64_t o = 0; o < w->out[a]; o++) {
+        const int64_t start = o * w->stride[a] - w->begin[a];
+        l->low[o] = start >= 0 ? 0 : cc_ceil_div(-start, d);
+        l->high[o] = MIN(w->kernel[a], cc_ceil_div(w->size[a] - start, d));
+        l->total[o] = 0;
+        for (int64_t t = l->low[o]; t < l->high[o]; t++)
+            l->total[o] += envelope(w, a, kind->sigma, l->low[o], l->high[o], t);
+    }
+    for (int64_t i = 0; i < pixels; i++)
+        for (int64_t j = l->first[i]; j < l->first[i + 1]; j++) {
+            const int64_t o = kind->backward ? l->index[j] : i;
+            l->weight[j] = envelope(w, a, kind->sigma, l->low[o], l->high[o], l->tap[j]) / l->total[o];
+        }
+}
+
+static void fill_again(axis_list *l, int64_t pixels, int backward) {
+    for (int64_t i = 0; i < pixels; i++) {
+        const int64_t now = l->first[i], count = l->first[i + 1] - now;
+        const int64_t then = i < l->period ? 0 : l->first[i - l->period];
+        l->again[i] = i >= l->period && count == l->first[i - l->period + 1] - then &&
+                      (backward || l->counted[i] == l->counted[i - 1]);
+        for (int64_t j = 0; l->again[i] && j < count; j++)
+            l->again[i] = l->index[now + j] == l->index[then + j] + l->shift && l->tap[now + j] == l->tap[then + j] &&
+                          l->weight[now + j] == l->weight[then + j] &&
+                          (!backward || l->counted[l->index[now + j]] == l->counted[l->index[then + j]]);
+    }
+}
+#endif
+#define BLOCK (LINES * V)
+
+/* One pixel's list: `at` offsets in elements (behind `base`), `tap` numbers in the window, `share` see above (of an
+ * average's forward there is one). */
+#define pool_list FN(cc_pool_list)
+typedef struct {
+    int64_t count, base, *at, *tap;
+    REAL *share;
+} pool_list;
+
+/* The maps of a walk, NULL where a variant has none: read at the list's offsets (`in`, and `chosen`, winners), read at
+ * the pixel itself (`here`), written there (`out`, and `choice`, winners). A variant gets them moved to its place. */
+#define pool_maps FN(cc_pool_maps)
+typedef struct {
+    const REAL *in[3], *here;
+    const int32_t *chosen;
+    REAL *out[2];
+    int32_t *choice;
+} pool_maps;
+
+#define pool_fn FN(cc_pool_fn)
+typedef void pool_fn(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes);
+
+INLINE ivec FN(load_winner)(const int32_t *p, int64_t lanes) {
+    ivec v;
+#if REAL_IS_FLOAT
+    if (lanes >= V) {
+        memcpy(&v, p, sizeof v);
+        return v;
+    }
+#endif
+    for (int64_t i = 0; i < V; i++) v[i] = i < lanes ? p[i] : -1;
+    return v;
+}
+
+INLINE void FN(store_winner)(int32_t *p, ivec v, int64_t lanes) {
+#if REAL_IS_FLOAT
+    if (lanes >= V) {
+        memcpy(p, &v, sizeof v);
+        return;
+    }
+#endif
+    for (int64_t i = 0; i < MIN(lanes, V); i++) p[i] = (int32_t)v[i];
+}
+
+/* dy to the element that won. in: dy; chosen: winner. */
+INLINE void FN(spread_winner)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
+    vec sum = {0};
+    for (int64_t i = 0; i < l->count; i++) {
+        ivec won = FN(load_winner)(m->chosen + l->at[i], lanes) == (ivec){0} + (INT)l->tap[i];
+        sum += (vec)((ivec)FN(load_n)(m->in[0] + l->at[i], lanes) & won);
+    }
+    FN(store_n)(m->out[0], sum, lanes);
+}
+
+/* --- the walk --------------------------------------------------------------------------------------------------- */
+
+#define pool_walk FN(cc_pool_walk)
+typedef struct {
+    const cc_window *w;
+    walk_kind kind;
+    int64_t size[3]; /* the pixels that are written */
+    axis_list axis[3];
+    int64_t most; /* entries of the longest list */
+} pool_walk;
+
+static pool_walk FN(start_walk)(const cc_window *w, const walk_kind *kind, cc_arena *arena) {
+    pool_walk k = {w, *kind, {0}, {{0}}, 1};
+    const int backward = kind->backward;
+    for (int a = 0; a < 3; a++) {
+        const int64_t per = backward ? MIN(w->kernel[a], w->out[a]) : MIN(w->kernel[a], w->size[a]);
+        k.size[a] = backward ? w->size[a] : w->out[a];
+        k.most *= per;
+        k.axis[a] = take_axis(w, a, backward, arena);
+        if (!arena->base) continue;
+        fill_axis(&k.axis[a], w, a, backward);
+        fill_counted(&k.axis[a], w, a, kind->count_include_pad);
+        fill_weights(&k.axis[a], w, a, kind);
+        fill_again(&k.axis[a], k.size[a], backward);
+    }
+    return k;
+}
+
+/* The list of one pixel. `in` holds the strides of the map that is read. */
+INLINE void FN(fill_list)(const pool_walk *k, const int64_t at[3], const int64_t in[3], pool_list *l) {
+    const axis_list *x = k->axis;
+    const cc_window *w = k->w;
+    const int share = k->kind.share, backward = k->kind.backward;
+    l->count = l->base = 0;
+    for (int64_t i = x[0].first[at[0]]; i < x[0].first[at[0] + 1]; i++)
+        for (int64_t j = x[1].first[at[1]]; j < x[1].first[at[1] + 1]; j++)
+            for (int64_t m = x[2].first[at[2]]; m < x[2].first[at[2] + 1]; m++) {
+                l->at[l->count] = x[0].index[i] * in[0] + x[1].index[j] * in[1] + x[2].index[m] * in[2];
+                l->tap[l->count] = (x[0].tap[i] * w->kernel[1] + x[1].tap[j]) * w->kernel[2] + x[2].tap[m];
+                if (share == WEIGHTS) l->share[l->count] = (REAL)(x[0].weight[i] * x[1].weight[j] * x[2].weight[m]);
+                if (share == COUNTS && backward)
+                    l->share[l->count] = (REAL)(x[0].counted[x[0].index[i]] * x[1].counted[x[1].index[j]] *
+                                                x[2].counted[x[2].index[m]]);
+                l->count++;
+            }
+    if (share == COUNTS && !backward)
+        l->share[0] = (REAL)(x[0].counted[at[0]] * x[1].counted[at[1]] * x[2].counted[at[2]]);
+}
+
+INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
+    pool_maps to = {{0}};
+    for (int i = 0; i < 3; i++) to.in[i] = m->in[i] ? m->in[i] + in : NULL;
+    for (int i = 0; i < 2; i++) to.out[i] = m->out[i] ? m->out[i] + here : NULL;
+    to.here = m->here ? m->here + here : NULL;
+    to.chosen = m->chosen ? m->chosen + in : NULL;
+    to.choice = m->choice ? m->choice + here : NULL;
+    return to;
+}
+
+/* Row `row` (of size[0] * size[1]) of the maps of `channels` channels, which stand 1 apart; `in` holds the strides of
+ * what the lists point at, `here` those of what is written. `lists` has one list per pixel of a period. */
+INLINE void FN(walk_row)(const pool_walk *k, const pool_maps *m, int64_t channels, const int64_t in[3],
+                         const int64_t here[3], int64_t row, pool_list *lists, pool_fn *variant, const void *p) {
+    const axis_list *line = &k->axis[2];
+    int64_t at[3] = {row / k->size[1], row % k->size[1], 0}, turn = 0;
+    for (at[2] = 0; at[2] < k->size[2]; at[2]++) {
+        pool_list *l = lists + turn;
+        turn = turn + 1 == line->period ? 0 : turn + 1;
+        if (line->again[at[2]]) l->base += line->shift * in[2];
+        else FN(fill_list)(k, at, in, l);
+        const pool_maps pixel = FN(move_maps)(m, l->base, at[0] * here[0] + at[1] * here[1] + at[2] * here[2]);
+        int64_t c = 0;
+        for (; c + V <= channels; c += V) {
+            const pool_maps lane = FN(move_maps)(&pixel, c, c);
+            variant(l, &lane, p, V);
+        }
+        const pool_maps lane = FN(move_maps)(&pixel, c, c);
+        if (c < channels) variant(l, &lane, p, channels - c);
+    }
+}
+
+/* [channels][pixels] to [pixels][BLOCK] and back. V x V elements at a time in registers, the rest one by one. */
+static void FN(real_in)(REAL *to, const REAL *from, int64_t pixels, int64_t channels) {
+    const int64_t even_p = pixels - pixels % V, even_c = channels - channels % V;
+    for (int64_t c = 0; c < even_c; c += V)
+        for (int64_t p = 0; p < even_p; p += V) FN(transpose)(to + p * BLOCK + c, BLOCK, from + c * pixels + p, pixels);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t p = c < even_c ? even_p : 0; p < pixels; p++) to[p * BLOCK + c] = from[c * pixels + p];
+}
+
+static void FN(real_out)(REAL *to, const REAL *from, int64_t pixels, int64_t channels) {
+    const int64_t even_p = pixels - pixels % V, even_c = channels - channels % V;
+    for (int64_t c = 0; c < even_c; c += V)
+        for (int64_t p = 0; p < even_p; p += V) FN(transpose)(to + c * pixels + p, pixels, from + p * BLOCK + c, BLOCK);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t p = c < even_c ? even_p : 0; p < pixels; p++) to[c * pixels + p] = from[p * BLOCK + c];
+}
+
+/* The same for winners; a float's transpose moves any four bytes. */
+static void FN(winner_in)(int32_t *to, const int32_t *from, int64_t pixels, int64_t channels) {
+#if REAL_IS_FLOAT
+    FN(real_in)((REAL *)to, (const REAL *)from, pixels, channels);
+#else
+    for (int64_t p0 = 0; p0 < pixels; p0 += 16)
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t p = p0; p < MIN(p0 + 16, pixels); p++) to[p * BLOCK + c] = from[c * pixels + p];
+#endif
+}
+
+static void FN(winner_out)(int32_t *to, const int32_t *from, int64_t pixels, int64_t channels) {
+#if REAL_IS_FLOAT
+    FN(real_out)((REAL *)to, (const REAL *)from, pixels, channels);
+#else
+    for (int64_t p0 = 0; p0 < pixels; p0 += 16)
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t p = p0; p < MIN(p0 + 16, pixels); p++) to[c * pixels + p] = from[p * BLOCK + c];
+#endif
+}
+
+/* The tensors of a call, as pool_maps names them. */
+#ifndef POOL_TENSORS
+#define POOL_TENSORS
+typedef struct {
+    cc_in in[3], here, chosen;
+    cc_out out[2], choice;
+} pool_tensors;
+#endif
+
+/* One call: the maps, and how its work is cut. */
+#define pool_job FN(cc_pool_job)
+typedef struct {
+    pool_walk walk;
+    pool_tensors t;
+    int last; /* channels last: a task is a row of an image; else it is a block of channels of an image */
+    int64_t tasks, rows, blocks, ins, outs, list_bytes, own_bytes, bytes;
+    char *own; /* per thread: lists, then the transposed blocks */
+} pool_job;
+
+/* Bytes of the transposed block of a map of `pixels` pixels and this many bytes per number; none of one that is not. */
+static int64_t FN(block_bytes)(cc_in t, int64_t pixels, int64_t number) {
+    return t ? cc_round_up(pixels * BLOCK * number, 64) : 0;
+}
+
+static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, void *scratch) {
+    cc_arena arena = {scratch, 0};
+    pool_job j = {FN(start_walk)(w, &kind, &arena), t};
+    const cc_in a = t.in[0], y = t.out[0];
+    const int64_t entry = 2 * sizeof(int64_t) + sizeof(REAL), period = j.walk.axis[2].period;
+    j.ins = a->shape[2] * a->shape[3] * a->shape[4];
+    j.outs = y->shape[2] * y->shape[3] * y->shape[4];
+    /* Both, since a contiguous map of one pixel has the channel's stride 1 as well. */
+    j.last = (y->stride[1] == 1 && a->stride[1] == 1) || y->shape[1] == 1;
+    j.rows = j.walk.size[0] * j.walk.size[1];
+    j.blocks = cc_ceil_div(y->shape[1], BLOCK);
+    j.tasks = y->shape[0] * (j.last ? j.rows : j.blocks);
+    j.list_bytes = cc_round_up(period * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
+    j.own_bytes = j.list_bytes;
+    if (!j.last) {
+        for (int i = 0; i < 3; i++) j.own_bytes += FN(block_bytes)(t.in[i], j.ins, sizeof(REAL));
+        for (int i = 0; i < 2; i++) j.own_bytes += FN(block_bytes)(t.out[i], j.outs, sizeof(REAL));
+        j.own_bytes += FN(block_bytes)(t.here, j.outs, sizeof(REAL));
+        j.own_bytes += FN(block_bytes)(t.chosen, j.ins, sizeof(int32_t));
+        j.own_bytes += FN(block_bytes)(t.choice, j.outs, sizeof(int32_t));
+    }
+    j.own = cc_take(&arena, j.own_bytes * cc_threads);
+    j.bytes = arena.used;
+    return j;
+}
+
+static pool_list *FN(thread_lists)(const pool_job *j, char *own) {
+    const int64_t period = j->walk.axis[2].period, most = j->walk.most;
+    pool_list *lists = (pool_list *)own;
+    int64_t *pairs = (int64_t *)(lists + period);
+    REAL *shares = (REAL *)(pairs + 2 * period * most);
+    for (int64_t i = 0; i < period; i++)
+        lists[i] = (pool_list){0, 0, pairs + 2 * i * most, pairs + (2 * i + 1) * most, shares + i * most};
+    return lists;
+}
+
+/* Image i of a tensor, from channel c on; NULL stays NULL. */
+INLINE REAL *FN(reals)(cc_in t, int64_t i, int64_t c) {
+    return t ? (REAL *)t->data + i * t->stride[0] + c * t->stride[1] : NULL;
+}
+INLINE int32_t *FN(winners)(cc_in t, int64_t i, int64_t c) {
+    return t ? (int32_t *)t->data + i * t->stride[0] + c * t->stride[1] : NULL;
+}
+
+/* The maps of image i, from channel c on, where they stand. */
+INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c) {
+    return (pool_maps){{FN(reals)(t->in[0], i, c), FN(reals)(t->in[1], i, c), FN(reals)(t->in[2], i, c)},
+                       FN(reals)(t->here, i, c), FN(winners)(t->chosen, i, c),
+                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c)};
+}
+
+/* Transposes a map that is there into a new block (its own bytes of `to`), and returns the block. */
+static REAL *FN(enter)(char **to, const REAL *from, int64_t pixels, int64_t channels) {
+    REAL *block = (REAL *)*to;
+    if (!from) return NULL;
+    FN(real_in)(block, from, pixels, channels);
+    *to += cc_round_up(pixels * BLOCK * (int64_t)sizeof(REAL), 64);
+    return block;
+}
+
+static void *FN(reserve)(char **to, const void *target, int64_t pixels, int64_t number) {
+    void *block = *to;
+    if (!target) return NULL;
+    *to += cc_round_up(pixels * BLOCK * number, 64);
+    return block;
+}
+
+INLINE void FN(run_task)(const pool_job *j, int64_t task, pool_fn *variant, const void *p) {
+    char *own = j->own + j->own_bytes * cc_thread(), *free = own + j->list_bytes;
+    pool_list *lists = FN(thread_lists)(j, own);
+    const int64_t i = task / (j->last ? j->rows : j->blocks);
+    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2, all = j->t.out[0]->shape[1];
+    if (j->last) {
+        const pool_maps m = FN(maps_of)(&j->t, i, 0);
+        FN(walk_row)(&j->walk, &m, all, in, here, task % j->rows, lists, variant, p);
+        return;
+    }
+    const int64_t c = task % j->blocks * BLOCK, channels = MIN(BLOCK, all - c);
+    const int64_t in_block[3] = {in[0] * BLOCK, in[1] * BLOCK, in[2] * BLOCK};
+    const int64_t here_block[3] = {here[0] * BLOCK, here[1] * BLOCK, here[2] * BLOCK};
+    const pool_maps m = FN(maps_of)(&j->t, i, c);
+    pool_maps b = {{0}};
+    for (int a = 0; a < 3; a++) b.in[a] = FN(enter)(&free, m.in[a], j->ins, channels);
+    b.here = FN(enter)(&free, m.here, j->outs, channels);
+    for (int a = 0; a < 2; a++) b.out[a] = FN(reserve)(&free, m.out[a], j->outs, sizeof(REAL));
+    int32_t *chosen = FN(reserve)(&free, m.chosen, j->ins, sizeof(int32_t));
+    if (m.chosen) FN(winner_in)(chosen, m.chosen, j->ins, channels);
+    b.chosen = chosen;
+    b.choice = FN(reserve)(&free, m.choice, j->outs, sizeof(int32_t));
+    for (int64_t row = 0; row < j->rows; row++)
+        FN(walk_row)(&j->walk, &b, channels, in_block, here_block, row, lists, variant, p);
+    for (int a = 0; a < 2; a++)
+        if (m.out[a]) FN(real_out)(m.out[a], b.out[a], j->outs, channels);
+    if (m.choice) FN(winner_out)(m.choice, b.choice, j->outs, channels);
+}
+
+/* The body of a kernel. Each repeats the parallel loop, so that its variant is inlined into it. */
+#define POOL(tensors, kind, variant)                                                                                \
+    const pool_job job = FN(plan)((pool_tensors)tensors, &p->window, (walk_kind)kind, scratch);                       \
+    if (!scratch) return job.bytes;                                                                                 \
+    PARALLEL_FOR                                                                                                    \
+    for (int64_t task = 0; task < job.tasks; task++) FN(run_task)(&job, task, variant, p);                           \
+    return 0;
+#define AS(...) {__VA_ARGS__}

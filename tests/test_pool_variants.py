@@ -1,0 +1,220 @@
+"""The pools of powers: their limits, their awkward points, their statistics, and their layers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from engines import NATIVE, Engine
+
+import cnncore as cc
+from cnncore.errors import CnncoreError
+from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, StochasticPool2d
+from cnncore.ops.domain import Draw
+from cnncore.ops.op import registry, run
+
+ENGINES = [Engine("numpy"), *NATIVE, Engine("cuda")]
+engines = pytest.mark.parametrize("engine", ENGINES, ids=str)
+POWERS = ["lp_pool", "gaussian_lp_pool", "stochastic_pool", "expectation_pool", "entropy_pool"]
+RNG = np.random.default_rng
+TWO = {"kernel": 2}
+
+
+def pool(engine, name, x, *u, **attrs):
+    with engine.running() as backend:
+        return run(registry[name], (x, *u), attrs, backend)
+
+
+def any_pool(engine, name, x, **attrs):
+    """The same for every pool of powers; a draw takes the key 1."""
+    return pool(engine, name, x, *([(1, 0)] if name == "stochastic_pool" else []), **attrs)
+
+
+# --- limits ---
+
+
+@engines
+def test_lp_between_average_and_maximum(engine):
+    x = RNG(0).standard_normal((2, 3, 6, 6))
+    average = cc.ops.avg_pool(np.abs(x), **TWO)[0]
+    largest = cc.ops.max_pool(np.abs(x), **TWO)[0]
+    np.testing.assert_allclose(pool(engine, "lp_pool", x, **TWO, p=1, normalize=True)[0], average, rtol=1e-14)
+    assert np.array_equal(pool(engine, "lp_pool", x, **TWO, p=math.inf)[0], largest)
+    np.testing.assert_allclose(pool(engine, "lp_pool", x, **TWO, p=200)[0], largest, rtol=0.01)
+    near = pool(engine, "lp_pool", x, **TWO, p=200, normalize=True)[0]
+    np.testing.assert_allclose(near, largest, rtol=0.01)
+    assert (near < largest).all()
+
+
+@engines
+def test_large_powers_tend_to_max(engine):
+    x = RNG(1).permutation(1.0 + np.arange(72)).reshape(1, 2, 6, 6)
+    largest = cc.ops.max_pool(x, **TWO)[0]
+    np.testing.assert_allclose(pool(engine, "expectation_pool", x, **TWO, power=2000)[0], largest, rtol=1e-6)
+    u = RNG(2).random((1, 2, 3, 3))
+    assert np.array_equal(pool(engine, "stochastic_pool", x, u, **TWO, power=20000)[0], largest)
+
+
+@engines
+def test_a_wide_envelope_is_flat_and_a_narrow_one_a_point(engine):
+    x = RNG(3).standard_normal((1, 2, 7, 7))
+    geometry = {"kernel": 3, "stride": 2, "padding": 1}
+    flat = pool(engine, "lp_pool", x, **geometry, p=4, normalize=True)[0]
+    np.testing.assert_allclose(pool(engine, "gaussian_lp_pool", x, **geometry, p=4, sigma=1e6)[0], flat, rtol=1e-10)
+    centre = np.abs(x)[:, :, ::2, ::2]
+    np.testing.assert_allclose(pool(engine, "gaussian_lp_pool", x, **geometry, p=4, sigma=1e-3)[0], centre, rtol=1e-14)
+    even = pool(engine, "gaussian_lp_pool", x, kernel=4, padding=3, stride=3, sigma=1e-3)[0]
+    assert np.isfinite(even).all() and (even > 0).all()  # windows at the border hold no element near their centre
+
+
+@engines
+def test_entropy_pooling_of_a_peak_and_of_a_plain(engine):
+    x = np.zeros((1, 1, 2, 4))
+    x[0, 0, 1, 0], x[0, 0, :, 2:] = 3, 0.5
+    y, ctx = pool(engine, "entropy_pool", x, **TWO)
+    assert y.tolist() == [[[[12.0, 0.5]]]]
+    assert ctx.backward(np.ones_like(y))[0][0, 0, 1, 0] == 2 * 4 - 16 / 4
+
+
+# --- awkward points ---
+
+
+@engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", POWERS)
+def test_windows_of_zeros(name, dtype, engine):
+    x = np.zeros((1, 3, 4, 4), dtype)
+    x[:, 1] = -0.0
+    if name in ("stochastic_pool", "expectation_pool", "entropy_pool"):
+        x[:, 2] = -3
+    y, ctx = any_pool(engine, name, x, **TWO)
+    assert not y.any() and not ctx.backward(np.ones_like(y))[0].any()
+
+
+@engines
+@pytest.mark.parametrize("name", POWERS)
+def test_infinity_and_nan(name, engine):
+    x = np.ones((1, 1, 2, 6))
+    x[0, 0, 0, 1], x[0, 0, 1, 3], x[0, 0, 0, 2] = math.inf, math.nan, math.inf
+    y = any_pool(engine, name, x, **TWO)[0][0, 0, 0]
+    assert y[0] == math.inf and math.isnan(y[1]) and np.isfinite(y[2])
+
+
+@engines
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+@pytest.mark.parametrize("name", POWERS)
+def test_large_and_small_values(name, scale, engine):
+    """y grows with x and the gradient stays, without overflow on the way."""
+    x = (1 + RNG(4).random((1, 2, 6, 6))).astype(np.float32)
+    attrs = {"lp_pool": {"p": 50}, "gaussian_lp_pool": {"p": 50}, "entropy_pool": {}}.get(name, {"power": 50})
+    y, ctx = any_pool(engine, name, x, **TWO, **attrs)
+    scaled, scaled_ctx = any_pool(engine, name, x * np.float32(scale), **TWO, **attrs)
+    np.testing.assert_allclose(scaled / np.float32(scale), y, rtol=2e-6)
+    dy = np.ones_like(y)
+    np.testing.assert_allclose(scaled_ctx.backward(dy)[0], ctx.backward(dy)[0], rtol=1e-4, atol=1e-5)
+
+
+@engines
+def test_ties(engine):
+    x = np.full((1, 1, 2, 2), -2.0)
+    y, ctx = pool(engine, "lp_pool", x, **TWO, p=math.inf)
+    assert y.item() == 2 and ctx.backward(np.ones_like(y))[0].tolist() == [[[[-1, 0], [0, 0]]]]
+    y, ctx = pool(engine, "entropy_pool", -x, **TWO)
+    assert y.item() == 2 and ctx.backward(np.ones_like(y))[0].tolist() == [[[[1.75, -0.25], [-0.25, -0.25]]]]
+    y, ctx = pool(engine, "expectation_pool", -x, **TWO)
+    assert y.item() == 2 and ctx.backward(np.ones_like(y))[0].tolist() == [[[[0.25] * 2] * 2]]
+
+
+@engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_draws_at_the_ends(dtype, engine):
+    """u = 0 takes the first positive element; the largest u below 1 takes the last one."""
+    x = np.array([[[[0, 2, -1, 1, 3, 0]]]], dtype)
+    below = np.nextafter(dtype(1), dtype(0))
+    for u, want in [(0, 2), (0.3, 2), (0.34, 1), (0.49, 1), (0.5, 3), (below, 3)]:
+        y, ctx = pool(engine, "stochastic_pool", x, np.full((1, 1, 1, 1), u, dtype), kernel=(1, 6))
+        assert y.item() == want, u
+        assert ctx.backward(np.ones_like(y))[0][0, 0, 0].tolist() == [float(v == want) for v in x[0, 0, 0]]
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("engine", [*NATIVE, Engine("cuda")], ids=str)
+def test_draws_are_the_same_on_every_backend(engine, dtype, power):
+    """Also at boundaries: every u is a partial sum of the weights, rounded."""
+    shape = (1, 2, 12, 12) if engine.backend == "cuda" else (4, 40, 24, 24)
+    x = np.maximum(RNG(5).standard_normal(shape), 0).astype(dtype)
+    windows = x.reshape(*shape[:2], shape[2] // 3, 3, shape[3] // 3, 3).swapaxes(3, 4).reshape(*shape[:2], -1, 9)
+    weights = windows.astype(np.float64) ** power
+    partial = np.cumsum(weights, -1)[..., 4] / np.maximum(weights.sum(-1), 1e-300)
+    u = np.minimum(partial, 1 - 2.0**-24).reshape(*shape[:2], shape[2] // 3, shape[3] // 3).astype(dtype)
+    y, ctx = pool(Engine("numpy"), "stochastic_pool", x, u, kernel=3, power=power)
+    got, got_ctx = pool(engine, "stochastic_pool", x, u, kernel=3, power=power)
+    assert np.array_equal(got, y) and np.array_equal(got_ctx.backward(y)[0], ctx.backward(y)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value"),
+    [
+        ("lp_pool", "p", 0.5), ("lp_pool", "p", math.nan), ("lp_pool", "p", "2"), ("lp_pool", "p", True),
+        ("lp_pool", "normalize", 1), ("gaussian_lp_pool", "p", math.inf), ("gaussian_lp_pool", "sigma", 0),
+        ("gaussian_lp_pool", "sigma", -math.inf), ("expectation_pool", "power", 0.9), ("lp_pool", "p", 10**400),
+        ("expectation_pool", "power", None), ("stochastic_pool", "power", math.inf),
+    ],
+)  # fmt: skip
+def test_attributes_out_of_range(name, attribute, value):
+    with pytest.raises(CnncoreError, match=f"^{name}: {attribute} must be"):
+        any_pool(Engine("numpy"), name, np.ones((1, 1, 2, 2)), **TWO, **{attribute: value})
+
+
+# --- statistics ---
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("engine", [Engine("numpy"), *NATIVE], ids=str)
+def test_draws_have_their_probabilities(engine, power):
+    """100,000 draws from one window: chi-square with 4 degrees of freedom, 5e-5 beyond 25; their mean is the
+    expectation, within five of its standard errors."""
+    window, draws = np.array([0.5, -1, 2, 0, 1, 0.25, 1.5, -2, 0]), 100_000
+    x = np.broadcast_to(window.reshape(1, 1, 3, 3), (draws, 1, 3, 3))
+    y = pool(engine, "stochastic_pool", np.array(x), (7, 0), kernel=3, power=power)[0].ravel()
+    values = window[window > 0]
+    expected = draws * values**power / np.sum(values**power)
+    counts = np.array([np.count_nonzero(y == v) for v in values])
+    assert counts.sum() == draws and np.sum((counts - expected) ** 2 / expected) < 25
+    mean = pool(engine, "expectation_pool", np.array(x[:1]), kernel=3, power=power)[0].item()
+    assert abs(y.mean() - mean) < 5 * y.std() / math.sqrt(draws)
+
+
+# --- layers ---
+
+LAYERS = [
+    LPPool2d(3, 2), LPPool2d(math.inf, 3, 2, 1, normalize=True), GaussianLPPool2d(3, 2, 1, p=4.0, sigma=0.8),
+    ExpectationPool2d(2, power=2.0), EntropyPool2d(3, 2, 1), StochasticPool2d(2, seed=3), StochasticPool2d(2).eval(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+def test_layers_pass_gradcheck(layer):
+    x, gap = Draw(0).distinct(2, 3, 6, 6)
+    report = cc.gradcheck(layer, (x,), gap=gap)
+    assert report.ok, report
+
+
+def test_stochastic_pool_draws_in_training_and_expects_in_evaluation():
+    x = RNG(0).random((4, 3, 8, 8)).astype(np.float32)
+    layer = StochasticPool2d(2, power=2, seed=5)
+    net = cc.Sequential(layer)
+    first, second = net.forward(x), net.forward(x)
+    assert layer.key == (5, 2) and not np.array_equal(first, second)
+    assert np.isin(first, x).all()
+    again = StochasticPool2d(2, power=2, seed=5)
+    assert np.array_equal(again.forward(x), first)
+    net.eval()
+    expected = cc.ops.expectation_pool(x, kernel=2, power=2)[0]
+    assert np.array_equal(net.forward(x), expected) and layer.key == (5, 2)
+    net.train()
+    mean = np.mean([net.forward(x) for _ in range(500)], axis=0)
+    assert np.abs(mean - expected).max() < 0.1
+    assert net.state_dict()["0.key"].tolist() == [5, 502]
