@@ -120,7 +120,7 @@ def conv_terms(problem: Problem) -> tuple[int, tuple[int, ...]]:
 
 
 def pool_taps(problem: Problem) -> int:
-    kernel = problem.attrs["kernel"]
+    kernel = problem.attrs.get("kernel", problem.arrays[0].shape[2:])  # a global pool's is all of S
     return kernel ** (problem.arrays[0].ndim - 2) if isinstance(kernel, int) else math.prod(kernel)
 
 
@@ -363,3 +363,4 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "sgd_step": sgd_step,
     "adam_step": adam_step,
 }
+BOUNDS |= {f"global_{name}": bound for name, bound in BOUNDS.items() if name.endswith("_pool")}

@@ -701,3 +701,19 @@ ORACLE = {
     "sgd_step": Loops(sgd_step_forward, None),
     "adam_step": Loops(adam_step_forward, None),
 }
+
+
+def whole(loops: Loops) -> Loops:
+    """A pool with all of S for its kernel."""
+
+    def over(x: Any, attrs: dict[str, Any]) -> dict[str, Any]:
+        return {**attrs, "kernel": tuple(x.shape[2:])}
+
+    back = loops.backward
+    assert back is not None
+    return Loops(
+        lambda a, attrs: loops.forward(a, over(a[0], attrs)), lambda a, attrs, dy: back(a, over(a[0], attrs), dy)
+    )
+
+
+ORACLE |= {f"global_{name}": whole(loops) for name, loops in ORACLE.items() if name.endswith("_pool")}

@@ -10,9 +10,12 @@ from engines import NATIVE, Engine
 
 import cnncore as cc
 from cnncore.errors import CnncoreError
-from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, StochasticPool2d
+from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, Pool, StochasticPool2d
+from cnncore.layers.base import by_rank
+from cnncore.ops import op
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import registry, run
+from cnncore.ops.pool import variant
 
 ENGINES = [Engine("numpy"), *NATIVE, Engine("cuda")]
 engines = pytest.mark.parametrize("engine", ENGINES, ids=str)
@@ -185,6 +188,63 @@ def test_draws_have_their_probabilities(engine, power):
     assert counts.sum() == draws and np.sum((counts - expected) ** 2 / expected) < 25
     mean = pool(engine, "expectation_pool", np.array(x[:1]), kernel=3, power=power)[0].item()
     assert abs(y.mean() - mean) < 5 * y.std() / math.sqrt(draws)
+
+
+# --- global forms, and a new variant ---
+
+
+@engines
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool", *POWERS])
+def test_global_forms_are_the_pool_over_all_of_s(name, engine):
+    for size in [(5,), (4, 7), (2, 3, 4)]:
+        x = RNG(6).standard_normal((2, 3, *size)).astype(np.float32)
+        y, ctx = any_pool(engine, name, x, kernel=size)
+        got, got_ctx = pool(engine, f"global_{name}", x, *([(1, 0)] if name == "stochastic_pool" else []))
+        assert got.shape == (2, 3, *(1,) * len(size)) and np.array_equal(got, y)
+        assert np.array_equal(got_ctx.backward(y)[0], ctx.backward(y)[0])
+
+
+@pytest.fixture
+def top_two():
+    """A made-up variant: the mean of the two largest. All that it takes:"""
+
+    def reduce(v, p):
+        order = np.argsort(-v.values, axis=-1, kind="stable")[..., :2]
+        kept = np.take_along_axis(np.broadcast_to(v.real, v.values.shape), order, -1)
+        largest = np.take_along_axis(v.values, order, -1)
+        mean = np.where(kept, largest, 0).sum(-1) / kept.sum(-1)
+        first, second = (order[..., i].astype(np.int32) for i in (0, order.shape[-1] - 1))
+        return mean.astype(v.values.dtype), first, second
+
+    def gradient(v, p, dy, first, second):
+        taps = np.arange(v.real.shape[-1])
+        chosen = v.real & ((taps == first[..., None]) | (taps == second[..., None]))
+        return chosen * (dy / chosen.sum(-1))[..., None]
+
+    yield variant(
+        "top_two_pool", reduce, gradient, fill=-math.inf, extras={"first": np.int32, "second": np.int32},
+        saved=("first", "second"), doc="""The mean of the two largest.
+
+    y = (a + b) / 2, a and b the two largest of R.   Gradient: dy / 2 to each. Edges: of one element, it alone.
+    Source: made up.""",
+    )  # fmt: skip
+    for name in ("top_two_pool", "global_top_two_pool"):
+        del op._registry[name]
+
+
+def test_a_new_variant_is_one_entry(top_two):
+    """Gradient-checked, in full geometry, usable as an op, over all of S, and as a layer."""
+    for call in top_two:
+        for seed in range(20):
+            case = call.op.domain(Draw(seed))
+            report = cc.gradcheck(call, case.arrays, gap=case.gap, seed=seed, backend="numpy", **case.attrs)
+            assert report.ok, report
+        assert call.op.name in registry and "Shapes" in call.__doc__
+    x = np.arange(16.0).reshape(1, 1, 4, 4)
+    assert top_two[0](x, kernel=2)[0].tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
+    assert top_two[1](x)[0].item() == 14.5
+    layer = by_rank(type("TopTwoPool", (Pool,), {"op": top_two[0]}))[1](2)
+    assert cc.Sequential(layer).forward(x).tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
 
 
 # --- layers ---

@@ -64,9 +64,9 @@ class CudaBackend:
         self._copy = kernel.copy
 
     def missing(self, op: Any) -> str | None:
-        if op.name not in self._table:
+        if op.kernel not in self._table:
             return f"no kernels for {op.name!r}"
-        if op.backward is not None and self._table[op.name][1] is None:
+        if op.backward is not None and self._table[op.kernel][1] is None:
             return f"no backward kernel for {op.name!r}"
         return None
 
@@ -80,12 +80,12 @@ class CudaBackend:
                 raise BackendError(f"{op.name}: out on the device must be C-contiguous, has strides {target.strides}")
             ours = op.elementwise and any(target is a for a in inputs)
             results.append(target if ours else self._empty(shape, dtype if kind is None else kind))
-        self._table[op.name][0](spec.params, tuple(results), *inputs)
+        self._table[op.kernel][0](spec.params, tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
     def backward(self, op: Any, spec: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays) -> Arrays:
         stay = any(on_device(a) for a in (dy, *saved))
-        compute = self._table[op.name][1]
+        compute = self._table[op.kernel][1]
         if compute is None:  # run() never asks: such an op has no gradient
             raise BackendError(f"{op.name}: no backward kernel")
         grads = compute(spec.params, needs, self._enter(dy), *(self._enter(a) for a in saved))

@@ -226,8 +226,8 @@ class NativeBackend:
     def missing(self, op: Any) -> str | None:
         lib = _module(current_isa()).lib
         for kind, there in (("forward", True), ("backward", op.backward is not None)):
-            if there and not hasattr(lib, f"{op.name}_{kind}_f32"):
-                return f"csrc/kernels.h declares no {op.name}_{kind}"
+            if there and not hasattr(lib, f"{op.kernel}_{kind}_f32"):
+                return f"csrc/kernels.h declares no {op.kernel}_{kind}"
         return None
 
     def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
@@ -240,7 +240,7 @@ class NativeBackend:
                 results[i] = target
         written = [(a, last) for a in results]
         if any(a.size for a in results):
-            _call(f"{op.name}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)
+            _call(f"{op.kernel}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)
         for i, target in enumerate(out or ()):
             if results[i] is not target:
                 target[...] = results[i]
@@ -264,7 +264,7 @@ class NativeBackend:
                 if gradient is not None:
                     gradient.fill(0)
         elif any(needs):
-            _call(f"{op.name}_backward", dy.dtype, [written, *read] if op.variadic else written + read, spec.params)
+            _call(f"{op.kernel}_backward", dy.dtype, [written, *read] if op.variadic else written + read, spec.params)
         return tuple(gradients)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:

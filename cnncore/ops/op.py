@@ -89,6 +89,9 @@ class Op:
     flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
     outputs: int = 1  # how many of the results are the user's
     elementwise: bool = False  # kernels read all elements i before they write any, so `out` may be an argument
+    kernels_of: str = (
+        ""  # another op whose kernels compute this one: its arguments, results and parameters are the same
+    )
     signs: tuple[str, ...] = ()  # of `saved`, those whose sign is a choice: the op has a kink where it changes
 
     @functools.cached_property
@@ -107,6 +110,11 @@ class Op:
         )
         call.op = self  # type: ignore[attr-defined]
         return call
+
+    @property
+    def kernel(self) -> str:
+        """The name that kernels are found by."""
+        return self.kernels_of or self.name
 
     @property
     def variadic(self) -> bool:

@@ -78,6 +78,10 @@ GEOMETRY = """
     Raises ShapeError (also where a window would hold padding alone), DTypeError."""
 
 
+GLOBAL = """
+    Shapes: x (N, C, *S) to y (N, C, 1, ...), rank 1 to 3, any S. Raises ShapeError, DTypeError."""
+
+
 def variant(
     name: str,
     reduce: Callable[..., Arrays],
@@ -90,8 +94,9 @@ def variant(
     extras: dict[str, Any] | None = None,
     unused: Callable[[Any], bool] = lambda p: False,
     saved: tuple[str, ...] = (),
-) -> Callable[..., Any]:
-    """Register a pooling op.
+    local: tuple[str, ...] = (),
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Register a pooling op and its global form, `global_<name>`, whose kernel is the whole of S. Returns both.
 
     attrs: the variant's own keyword attributes, a bool (the default) or a Number, read as `p.<attribute>`.
     fill: what `reduce` sees where a window has no real element.
@@ -99,45 +104,67 @@ def variant(
     extras: name -> dtype of further (N, C, *O) results, kept for `gradient`; empty ones where `unused(p)`.
     saved: what `gradient` reads: "x" (then `v.values` is there again), "y", or extras. An op that saves x is taken to
         have a kink where x changes its sign.
+    local: the attributes that the global form has not.
     """
     own, kept = attrs or {}, extras or {}
+    every = {a: kind for a, kind in own.items() if a not in local}
     arrays = {"x": MAP, "u": RANDOM} if draws else {"x": MAP}
+
+    def specify(op: str, x: Any, geometry_: tuple[Any, ...], given: dict[str, Any], known: dict[str, Any]) -> Spec:
+        unknown = set(given) - set(known)
+        if unknown:
+            raise TypeError(f"{op}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        p = SimpleNamespace(
+            window=_resolve(op, x, *geometry_), **{a: _attribute(op, a, kind, given) for a, kind in own.items()}
+        )
+        shape = (*x.shape[:2], *p.window.out)
+        extra_shape = (0,) if unused(p) else shape
+        results = {"y": (shape, None), **{extra: (extra_shape, kind) for extra, kind in kept.items()}}
+        return Spec(p, results, random=shape if draws else None)
 
     def rule(
         x: Any, *u: Any, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False, **attributes: Any,
     ) -> Spec:  # fmt: skip
-        unknown = set(attributes) - set(own)
-        if unknown:
-            raise TypeError(f"{name}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        values = {a: _attribute(name, a, kind, attributes) for a, kind in own.items()}
-        window = _resolve(name, x, kernel, kernel if stride is None else stride, padding, dilation, ceil_mode)
-        p = SimpleNamespace(window=window, **values)
-        shape = (*x.shape[:2], *window.out)
-        own_shape = (0,) if unused(p) else shape
-        results = {"y": (shape, None), **{extra: (own_shape, kind) for extra, kind in kept.items()}}
-        return Spec(p, results, random=shape if draws else None)
+        stride = kernel if stride is None else stride
+        return specify(name, x, (kernel, stride, padding, dilation, ceil_mode), attributes, own)
 
-    rule.__doc__ = doc.rstrip() + "\n" + GEOMETRY
-    signature = inspect.signature(rule)
-    first = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arrays]
-    named = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    extra = [inspect.Parameter(a, inspect.Parameter.KEYWORD_ONLY, default=_default(kind)) for a, kind in own.items()]
-    rule.__signature__ = signature.replace(parameters=first + named + extra)  # type: ignore[attr-defined]
+    def global_rule(x: Any, *u: Any, **attributes: Any) -> Spec:
+        return specify(f"global_{name}", x, (tuple(x.shape[2:]), 1), attributes, every)
 
-    return register(
-        Op(
-            name=name,
-            rule=rule,
+    summary, rest = doc.split("\n", 1)
+    about = f"`{name}` over all of S, whatever its size: {summary[0].lower()}{summary[1:]}\n{rest}"
+    _document(rule, arrays, own, doc + "\n" + GEOMETRY)
+    _document(global_rule, arrays, every, about + "\n" + GLOBAL)
+
+    def record(of: str, checks: Callable[..., Spec], draw: Callable[..., Case], kernels_of: str) -> Op:
+        return Op(
+            name=of,
+            rule=checks,
             forward=functools.partial(_forward, reduce, fill),
             backward=functools.partial(_backward, gradient, fill, saved),
             arrays=arrays,
             saved=saved,
-            domain=functools.partial(_domain, own, draws),
+            domain=draw,
             flops=_flops,
+            kernels_of=kernels_of,
             signs=("x",) if "x" in saved else (),
         )
+
+    return (
+        register(record(name, rule, functools.partial(_domain, own, draws), "")),
+        register(record(f"global_{name}", global_rule, functools.partial(_global_domain, every, draws), name)),
     )
+
+
+def _document(rule: Any, arrays: dict[str, str], own: dict[str, bool | Number], doc: str) -> None:
+    """Give a rule its docstring and its true signature: the arrays, its geometry, the variant's own attributes."""
+    rule.__doc__ = doc
+    signature = inspect.signature(rule)
+    first = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arrays]
+    named = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    extra = [inspect.Parameter(a, inspect.Parameter.KEYWORD_ONLY, default=_default(kind)) for a, kind in own.items()]
+    rule.__signature__ = signature.replace(parameters=first + named + extra)
 
 
 def _default(kind: bool | Number) -> Any:
@@ -176,19 +203,26 @@ def _backward(
     return (dx[p.window.inside], *(None,) * (len(needs) - 1))
 
 
+def _drawn(own: dict[str, bool | Number], draw: domain.Draw) -> dict[str, Any]:
+    return {a: draw.choice(kind.drawn if isinstance(kind, Number) else (True, False)) for a, kind in own.items()}
+
+
 def _domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
     size, attrs = domain.window(draw)
     x, gap = draw.distinct(draw.integer(1, 2), draw.integer(1, 3), *size)
-    attrs = {**attrs, "ceil_mode": draw.choice([False, True])}
-    attrs |= {a: draw.choice(kind.drawn if isinstance(kind, Number) else (True, False)) for a, kind in own.items()}
-    if not draws:
-        return Case((x,), attrs, gap)
-    window = geometry.resolve("domain", size, **_geometry(attrs))
-    return Case((x, draw.uniform(*x.shape[:2], *window.out)), attrs)
+    attrs["ceil_mode"] = draw.choice([False, True])
+    out = geometry.resolve("domain", size, **attrs).out
+    attrs |= _drawn(own, draw)
+    return Case((x, draw.uniform(*x.shape[:2], *out)), attrs) if draws else Case((x,), attrs, gap)
 
 
-def _geometry(attrs: dict[str, Any]) -> dict[str, Any]:
-    return {a: attrs[a] for a in ("kernel", "stride", "padding", "dilation", "ceil_mode")}
+def _global_domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
+    rank = draw.choice([2, 1, 3])
+    x, gap = draw.distinct(
+        draw.integer(1, 2), draw.integer(1, 3), *(draw.integer(1, 8 - 2 * rank) for _ in range(rank))
+    )
+    attrs = _drawn(own, draw)
+    return Case((x, draw.uniform(*x.shape[:2], *(1,) * rank)), attrs) if draws else Case((x,), attrs, gap)
 
 
 def _flops(spec: Spec, arrays: Arrays) -> tuple[int, int]:
@@ -213,7 +247,7 @@ def max_gradient(v: Windows, p: Any, dy: np.ndarray, winner: np.ndarray) -> np.n
     return np.where(np.arange(v.real.shape[-1]) == winner[..., None], dy[..., None], 0)
 
 
-max_pool = variant(
+max_pool, global_max_pool = variant(
     "max_pool",
     max_reduce,
     max_gradient,
@@ -244,11 +278,12 @@ def avg_gradient(v: Windows, p: Any, dy: np.ndarray) -> np.ndarray:
     return np.broadcast_to(share[..., None], (*dy.shape, v.real.shape[-1]))
 
 
-avg_pool = variant(
+avg_pool, global_avg_pool = variant(
     "avg_pool",
     avg_reduce,
     avg_gradient,
     attrs={"count_include_pad": False},
+    local=("count_include_pad",),
     doc="""Average pooling: the mean of every window.
 
     y = (sum over R of x) / n, n the number of real elements in R.   Gradient: dy / n to each.
@@ -312,7 +347,7 @@ def lp_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray, winner: np.nd
     return np.sign(v.values) * share * slope
 
 
-lp_pool = variant(
+lp_pool, global_lp_pool = variant(
     "lp_pool",
     lp_reduce,
     lp_gradient,
@@ -372,7 +407,7 @@ def gaussian_lp_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray) -> n
     return np.sign(v.values) * dy[..., None] * _envelope(v, p, dy.dtype) * slope
 
 
-gaussian_lp_pool = variant(
+gaussian_lp_pool, global_gaussian_lp_pool = variant(
     "gaussian_lp_pool",
     gaussian_lp_reduce,
     gaussian_lp_gradient,
@@ -412,7 +447,7 @@ def stochastic_reduce(v: Windows, p: Any, u: np.ndarray) -> Arrays:
     return np.where(winner < 0, 0, y).astype(a.dtype), winner.astype(np.int32)
 
 
-stochastic_pool = variant(
+stochastic_pool, global_stochastic_pool = variant(
     "stochastic_pool",
     stochastic_reduce,
     max_gradient,
@@ -451,7 +486,7 @@ def expectation_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray, tota
     return np.where(v.values <= 0, 0, slope * share[..., None])
 
 
-expectation_pool = variant(
+expectation_pool, global_expectation_pool = variant(
     "expectation_pool",
     expectation_reduce,
     expectation_gradient,
@@ -484,7 +519,7 @@ def entropy_gradient(v: Windows, p: Any, dy: np.ndarray, ratio: np.ndarray, winn
     return np.where(v.values <= 0, 0, peak - spread[..., None])
 
 
-entropy_pool = variant(
+entropy_pool, global_entropy_pool = variant(
     "entropy_pool",
     entropy_reduce,
     entropy_gradient,
