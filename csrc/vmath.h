@@ -14,7 +14,6 @@
 #define TANH_MOST 20.0f   /* tanh of more is 1 */
 #define FRACTION_BITS 23
 #define EXPONENT_BIAS 127
-#define LOG_TERMS 5
 #define EXP_TERMS 7 /* r^8 / 8! < 2^-27 */
 #else
 #define ROUNDER 0x1.8p52
@@ -25,7 +24,6 @@
 #define TANH_MOST 22.0
 #define FRACTION_BITS 52
 #define EXPONENT_BIAS 1023
-#define LOG_TERMS 11
 #define EXP_TERMS 13 /* r^14 / 14! < 2^-57 */
 #endif
 
@@ -57,21 +55,7 @@ INLINE vec FN(exp)(vec x) {
 }
 
 #define SIGN_BIT (((ivec){0} - 1) << (int)(8 * sizeof(REAL) - 1))
-/* `size` with the sign of x */
-INLINE vec FN(signed_as)(vec size, vec x) { return (vec)((ivec)size | ((ivec)x & SIGN_BIT)); }
 INLINE vec FN(magnitude)(vec x) { return (vec)((ivec)x & ~SIGN_BIT); }
-
-/* x > 0 and no smaller than the smallest normal number, Inf or NaN. x = 2^e m with m about 1; with s = (m - 1) / (m + 1),
- * log m = 2 (s + s^3 / 3 + s^5 / 5 + ...). */
-INLINE vec FN(log)(vec x) {
-    const ivec root_half = (ivec)FN(splat)((REAL)0.70710678118654752);
-    const ivec e = ((ivec)x - root_half) >> FRACTION_BITS;
-    const vec m = (vec)((ivec)x - (e << FRACTION_BITS)), s = (m - 1) / (m + 1), square = s * s;
-    vec series = FN(splat)((REAL)1 / (2 * LOG_TERMS + 1)), exponent = __builtin_convertvector(e, vec);
-    UNROLL for (int k = LOG_TERMS - 1; k > 0; k--) series = series * square + (REAL)1 / (2 * k + 1);
-    const vec y = exponent * LOG2_HIGH + (exponent * LOG2_LOW + (2 * s + 2 * s * square * series));
-    return FN(select)((x == x) & (x < (REAL)INFINITY), y, x);
-}
 
 /* With e = exp(-|x|), which cannot overflow: 1 / (1 + e), or for negative x, e / (1 + e). */
 INLINE vec FN(sigmoid)(vec x) {
@@ -85,7 +69,7 @@ INLINE vec FN(tanh)(vec x) {
     vec a = FN(magnitude)(x);
     a = FN(select)(a > TANH_MOST, FN(splat)(TANH_MOST), a);
     const vec q = FN(exp_parts)(a + a, &n), power = FN(power_of_two)(n), m = power * q + (power - 1);
-    return FN(signed_as)(m / (m + 2), x);
+    return (vec)((ivec)(m / (m + 2)) | ((ivec)x & SIGN_BIT));
 }
 
 /* exp of `count` numbers, in place */
@@ -103,4 +87,3 @@ INLINE void FN(exp_run)(REAL *x, int64_t count) {
 #undef FRACTION_BITS
 #undef EXPONENT_BIAS
 #undef EXP_TERMS
-#undef LOG_TERMS

@@ -23,7 +23,7 @@ from .pool import (
     stochastic_pool,
 )
 from .steps import adam_step, sgd_step
-from .units import lp_unit, maxout
+from .units import maxout
 
 __all__ = [
     "adam_step",
@@ -45,7 +45,6 @@ __all__ = [
     "global_stochastic_pool",
     "linear",
     "lp_pool",
-    "lp_unit",
     "lrn",
     "lrn_within",
     "max_pool",
