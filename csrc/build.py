@@ -21,7 +21,6 @@ HERE = Path(__file__).resolve().parent
 SOURCES = [
     "conv_direct.c",
     "conv_weights.c",
-    "contrast.c",
     "dense.c",
     "norm.c",
     "pointwise.c",

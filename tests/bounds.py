@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnncore.ops.contrast import blur
 from cnncore.ops.norm import box_sum
 from cnncore.ops.op import INDEX, Op, run
 
@@ -259,47 +258,6 @@ def lrn(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tup
     return (r * np.abs(outputs[0]) + tiny,), (r * sizes + tiny,)
 
 
-# The blur of a mean over C maps sums C terms, then the taps of every axis, with weights and their sums that err by a
-# few eps themselves: q = (C + 2 taps + 16) eps of its sum of magnitudes.
-
-
-def _blur_error(problem: Problem, eps: float) -> tuple[Any, float]:
-    p = problem.op.rule(*problem.arrays, **problem.attrs).params
-    taps = sum(b + a + 1 for b, a in zip(p.before, p.after, strict=True))
-    return p, (problem.arrays[0].shape[1] + 2 * taps + 16) * eps
-
-
-def subtractive_norm(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
-    p, q = _blur_error(problem, eps)
-    tiny = float(np.finfo(problem.dtype).tiny)
-
-    def bound(a: Any, turned: bool) -> Any:
-        a = np.abs(exact(a))
-        return q * (a + blur(a.mean(axis=1), p, turned)[:, None]) + tiny
-
-    return (bound(problem.arrays[0], False),), () if problem.dy is None else (bound(problem.dy, True),)
-
-
-def divisive_norm(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
-    """d errs by q, and by the P + 4 roundings of the mean; u by twice that and its C products; e by the sum over the
-    image once more, and the blur of e by q. Magnitudes: as the definition computes them, with every sign alike."""
-    (x,), tiny = problem.arrays, float(np.finfo(problem.dtype).tiny)
-    p, q = _blur_error(problem, eps)
-    x, maps, pixels = np.abs(exact(x)), x.shape[1], math.prod(x.shape[2:])
-    if problem.dy is None or not x.size:
-        return (2 * (q + pixels * eps) * np.abs(outputs[0]) + tiny,), (tiny,)[: problem.dy is not None]
-    r = np.sqrt(blur((x * x).mean(axis=1), p))
-    mean = r.mean(axis=tuple(range(1, r.ndim)), keepdims=True)
-    d = np.maximum(np.maximum(r, mean), p.floor)
-    dy, relative = np.abs(exact(problem.dy)), 2 * (4 * q + (maps + 4 * pixels + 16) * eps)
-    u = (dy * x).sum(axis=1) / (d * d)
-    own = r >= np.maximum(mean, p.floor)
-    through = np.where(~own & (mean >= p.floor), u, 0).mean(axis=tuple(range(1, r.ndim)), keepdims=True)
-    e = np.divide(np.where(own, u, 0) + through, r, out=np.zeros_like(r), where=r != 0)
-    sizes = dy / d[:, None] + x * (blur(e, p, turned=True) / maps)[:, None]
-    return (relative * np.abs(outputs[0]) + tiny,), (relative * sizes + tiny,)
-
-
 # --- optimiser steps: a short formula; every operation rounds, and so does every rate that is cast to the dtype ---
 
 
@@ -350,8 +308,6 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "linear": linear_in_its_terms(linear_terms),
     "softmax": softmax,
     "softmax_cross_entropy": softmax_cross_entropy,
-    "subtractive_norm": subtractive_norm,
-    "divisive_norm": divisive_norm,
     "lrn": lrn,
     "lrn_within": lrn,
     "relu": copies,

@@ -1,4 +1,4 @@
-"""maxout and lp_unit: limits, ties, and what their layers do."""
+"""maxout: limits, ties, and what its layers do."""
 
 from __future__ import annotations
 

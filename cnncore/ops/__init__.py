@@ -1,6 +1,5 @@
 """Every op, by name: `cc.ops.conv(x, w, b, padding=2)` returns (output, context)."""
 
-from .contrast import divisive_norm, subtractive_norm
 from .conv import conv
 from .dense import linear, softmax, softmax_cross_entropy
 from .norm import lrn, lrn_within
@@ -31,7 +30,6 @@ __all__ = [
     "avg_pool",
     "concat",
     "conv",
-    "divisive_norm",
     "dropout",
     "entropy_pool",
     "expectation_pool",
@@ -56,6 +54,5 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "stochastic_pool",
-    "subtractive_norm",
     "tanh",
 ]
