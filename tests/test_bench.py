@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -130,3 +133,14 @@ def test_timed_takes_the_best_after_a_warm_up(monkeypatch) -> None:
 def test_peaks_are_positive_and_say_how_they_were_found() -> None:
     peak = bench.peaks(0.01)
     assert peak.fma > 0 and peak.copy > 0 and peak.source in ("c", "numpy")
+
+
+def test_peaks_are_measured_on_the_threads_that_kernels_use():
+    """In a fresh process, where no op has run yet: the C variable must have been set, not still be its initial 1."""
+    code = (
+        "from cnncore.bench import measure; from cnncore.backends import native; "
+        "measure.peaks(0.01); print(native.loaded().lib.cc_get_threads())"
+    )
+    env = {**os.environ, "CNNCORE_NUM_THREADS": "3"}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "3"

@@ -90,6 +90,11 @@ def _default_threads() -> int:
     return int(asked)
 
 
+def loaded() -> Any:
+    """The cffi module of the current instruction set, with its threads set."""
+    return _module(current_isa())
+
+
 def get_threads() -> int:
     return int(_module(current_isa()).lib.cc_get_threads())
 

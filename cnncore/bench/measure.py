@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def peaks(seconds: float = 0.3) -> Peaks:
 
 def _peaks_in_c(seconds: float) -> Peaks:
     """With the loops of csrc/runtime.c, in the instruction set and on the threads that the kernels use."""
-    module = importlib.import_module(f"cnncore._native_{native.current_isa()}")
+    module = native.loaded()
     source, target = module.ffi.from_buffer(_block()), module.ffi.from_buffer(_block())
     flops = module.lib.cc_peak_fma_f32(ROUNDS)
     fma = timed(lambda: module.lib.cc_peak_fma_f32(ROUNDS), seconds).best
