@@ -96,7 +96,7 @@ def loaded() -> Any:
 
 
 def get_threads() -> int:
-    return int(_module(current_isa()).lib.cc_get_threads())
+    return int(loaded().lib.cc_get_threads())
 
 
 def set_threads(threads: int) -> None:
@@ -122,7 +122,7 @@ def info() -> dict[str, Any]:
     about = {"compiled": list(compiled()), "supported": list(supported())}
     if not supported():
         return {**about, "isa": None, "threads": None, "compiler": None, "vector_bytes": None}
-    module = _module(current_isa())
+    module = loaded()
     return {
         **about,
         "isa": current_isa(),
@@ -229,7 +229,7 @@ class NativeBackend:
         current_isa()  # raises where there is nothing to run
 
     def missing(self, op: Any) -> str | None:
-        lib = _module(current_isa()).lib
+        lib = loaded().lib
         for kind, there in (("forward", True), ("backward", op.backward is not None)):
             if there and not hasattr(lib, f"{op.kernel}_{kind}_f32"):
                 return f"csrc/kernels.h declares no {op.kernel}_{kind}"
@@ -274,7 +274,7 @@ class NativeBackend:
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         u = np.empty(shape, dtype)
-        module = _module(current_isa())
+        module = loaded()
         kernel = getattr(module.lib, f"cc_uniform_{_SUFFIX[np.dtype(dtype)]}")
         kernel(module.ffi.cast(module.ffi.typeof(kernel).args[0], u.ctypes.data), u.size, *key)
         return u
@@ -303,7 +303,7 @@ def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | None, bool]:
 
 def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
     """Call a kernel on (array, channels last[, shape]), or lists of them where it takes any number."""
-    module = _module(current_isa())
+    module = loaded()
     ffi, function = module.ffi, getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
     flat = [pair for a in arguments for pair in (a if isinstance(a, list) else (a,))]
     table = np.empty((len(flat), 1 + 2 * _MAX_AXES), np.int64)
