@@ -40,7 +40,7 @@ from .backends import select
 from .errors import CnncoreError, DTypeError
 from .gradcheck_curve import COUNT, ENOUGH, FIRST, KINK, MORE, OK, RATIO, UNDECIDED, WRONG, Curve, Step, judge
 from .gradcheck_report import CONSTANT, EMPTY, UNTESTED, Argument, Report, Wrong
-from .layers import Layer
+from .layers import Drawing, Layer
 from .ops.op import FLOATS, Context, Op, run
 
 NAMED = 10  # wrong entries named per argument
@@ -122,9 +122,7 @@ def _as_function(net: Any) -> Iterator[tuple[Call, dict[str, Any]]]:
     """A network as a function of x and the values of its parameters; everything is put back at the end."""
     parameters = net.parameters()
     before = [(p, p.value, p.grad) for p in parameters.values()]
-    drawing: list[Any] = (
-        [layer for _, layer in net.walk() if layer.own_random() is not None] if isinstance(net, Layer) else []
-    )
+    drawing = [layer for _, layer in net.walk() if isinstance(layer, Drawing)] if isinstance(net, Layer) else []
     keys = [layer.key for layer in drawing]
 
     def rewind() -> None:

@@ -1,6 +1,6 @@
 """Layers: ops with their parameters, and containers. Names and arguments are PyTorch's where it has them."""
 
-from .base import Context, Layer, OpContext, Parameter, ViewContext
+from .base import Context, Drawing, Layer, OpContext, Parameter, ViewContext
 from .containers import Branches, Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .conv_kinds import FactoredConv2d, MLPConv, MLPConv1d, MLPConv2d, MLPConv3d, Savings, factor
@@ -51,6 +51,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "Drawing",
     "Dropout",
     "Dropout1d",
     "Dropout2d",

@@ -167,17 +167,12 @@ class Layer:
             layer.training, layer.frozen = training, frozen
         return self
 
-    def own_random(self) -> tuple[int, int] | None:
-        """The Philox key (seed, counter) of a layer that draws; its `key` is part of the state."""
-        return None
-
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters, and "<layer>.key" (uint64: seed, counter) of every layer that draws."""
         state = {name: np.array(select.to_host(p.value)) for name, p in self.parameters().items()}
         for path, layer in self.walk():
-            key = layer.own_random()
-            if key is not None:
-                state[_join(path, "key")] = np.array(key, np.uint64)
+            if isinstance(layer, Drawing):
+                state[_join(path, "key")] = np.array(layer.key, np.uint64)
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
@@ -189,9 +184,9 @@ class Layer:
         for name, parameter in self.parameters().items():
             assign(parameter.value, state[name])
         for path, layer in self.walk():
-            if layer.own_random() is not None:
+            if isinstance(layer, Drawing):
                 seed, counter = state[_join(path, "key")]
-                layer.key = (int(seed), int(counter))  # type: ignore[attr-defined]
+                layer.key = (int(seed), int(counter))
 
     def describe(self) -> str:
         """The arguments, for repr."""
@@ -200,6 +195,18 @@ class Layer:
     def __repr__(self) -> str:
         inside = "".join(f"\n  ({name}): " + repr(c).replace("\n", "\n  ") for name, c in self.children().items())
         return f"{type(self).__name__}({self.describe()}{inside}" + ("\n)" if inside else ")")
+
+
+class Drawing(Layer):
+    """Base of the layers that draw. `key`, a Philox key (seed, counter), is part of the state; the subclass sets it."""
+
+    key: tuple[int, int]
+
+    def draw(self, op: Callable[..., Any], x: Any, **attrs: Any) -> tuple[Any, Context]:
+        """Call an op with `key` as its randomness, and count the key one up."""
+        y, call = op(x, self.key, **attrs)
+        self.key = (self.key[0], (self.key[1] + 1) % 2**64)
+        return y, OpContext(call)
 
 
 def _join(path: str, key: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import ops
-from .base import Context, Layer, OpContext, by_rank, check_rank
+from .base import Context, Drawing, Layer, OpContext, by_rank, check_rank
 from .init import seed_or_next
 
 
@@ -92,7 +92,7 @@ class EntropyPool(Pool):
     op = ops.entropy_pool
 
 
-class StochasticPool(Pool):
+class StochasticPool(Pool, Drawing):
     """Draws an element of every window by its size when training (`ops.stochastic_pool`), and takes the expectation in
     evaluation mode (`ops.expectation_pool`), both with `power` given by name.
 
@@ -112,12 +112,7 @@ class StochasticPool(Pool):
         if not self.training:
             return super().apply(x)
         check_rank(self, self.rank, x)
-        y, call = ops.stochastic_pool(x, self.key, **self.attrs)
-        self.key = (self.key[0], (self.key[1] + 1) % 2**64)
-        return y, OpContext(call)
-
-    def own_random(self) -> tuple[int, int]:
-        return self.key
+        return self.draw(ops.stochastic_pool, x, **self.attrs)
 
 
 MaxPool1d, MaxPool2d, MaxPool3d = by_rank(MaxPool)

@@ -11,7 +11,7 @@ import numpy as np
 from .. import ops
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
-from .base import Context, Layer, OpContext, Parameter, ViewContext, by_rank, check_rank
+from .base import Context, Drawing, Layer, OpContext, Parameter, ViewContext, by_rank, check_rank
 from .init import draw, seed_or_next, zeros
 
 
@@ -76,7 +76,7 @@ class Linear(Layer):
         return f"{inputs}, {outputs}" + ("" if self.bias else ", bias=False")
 
 
-class Dropout(Layer):
+class Dropout(Drawing):
     """Drops each element with probability p when training, scaling the others by 1 / (1 - p): `ops.dropout`.
 
     Dropout1d, Dropout2d and Dropout3d drop whole maps of (N, C, *S) instead.
@@ -97,12 +97,7 @@ class Dropout(Layer):
             check_rank(self, self.rank, x)
         if not self.training:
             return x, ViewContext(lambda dy: dy)
-        y, call = ops.dropout(x, self.key, p=self.p, per="element" if self.rank is None else "map")
-        self.key = (self.key[0], (self.key[1] + 1) % 2**64)
-        return y, OpContext(call)
-
-    def own_random(self) -> tuple[int, int]:
-        return self.key
+        return self.draw(ops.dropout, x, p=self.p, per="element" if self.rank is None else "map")
 
     def describe(self) -> str:
         return f"p={self.p}"
