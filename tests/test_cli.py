@@ -15,10 +15,10 @@ import pytest
 
 import cnncore.bench.problems
 import cnncore.cli.demo
-from cnncore import checkpoint, cli, plots
+from cnncore import checkpoint, cli, lab, plots
 from cnncore.cli import main
-from cnncore.cli.common import print_table
 from cnncore.ops import op, registry
+from cnncore.tables import print_table
 
 TINY = ["--images", "32", "--epochs", "1", "--batch-size", "16", "--shift", "1"]
 
@@ -219,6 +219,8 @@ WRONG = {
     "a batch of nothing": (["train", "lenet", *TINY, "--batch-size", "0"], "batch_size must be at least 1"),
     "an unknown pool": (["train", "lenet", *TINY, "--pool", "mean"], "pool must be one of"),
     "a folder without MNIST": (["train", "lenet", "--data", "nowhere"], "train-images-idx3-ubyte.gz: file: cannot be"),
+    "an experiment without seeds": (["lab", "pooling", "--seeds", "0"], "lab: seeds must be at least 1, got 0"),
+    "an experiment without workers": (["lab", "pooling", "--workers", "0"], "lab: workers must be at least 1, got 0"),
     "a run-dir that is a file": (["train", "lenet", *TINY, "--run-dir", "/dev/null/x"], "/dev/null"),
 }
 
@@ -233,7 +235,17 @@ def test_errors_are_one_line_on_stderr(capsys, case) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["nope"], ["train"], ["train", "nope"], ["train", "lenet", "--epochs", "x"], ["info", "--backend", "c"]],
+    [
+        [],
+        ["nope"],
+        ["train"],
+        ["train", "nope"],
+        ["train", "lenet", "--epochs", "x"],
+        ["info", "--backend", "c"],
+        ["lab"],
+        ["lab", "nope"],
+        ["lab", "pooling", "--backend", "cuda"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_status_2(capsys, words) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -243,16 +255,19 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, words) -> None:
     assert err.startswith("cnncore") and err.count("\n") == 1 and "--help" in err
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_ends_with_an_example_that_parses(capsys, name) -> None:
+HELPS = [[name] for name in cli.COMMANDS] + [["lab", name] for name in lab.EXPERIMENTS]
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+def test_help_ends_with_an_example_that_parses(capsys, words) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
+        main([*words, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "--json" in text and "--debug" in text
+    assert words == ["lab"] or ("--json" in text and "--debug" in text)
     last = text.rstrip().splitlines()[-1].strip()
-    assert last.startswith(f"cnncore {name}")
-    assert cli.parser().parse_args(last.split()[1:]).command == name
+    assert last.startswith(" ".join(["cnncore", *words]))
+    assert cli.parser().parse_args(last.split()[1:]).command == words[0]
 
 
 def test_debug_shows_the_traceback() -> None:

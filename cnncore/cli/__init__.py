@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from ..errors import CnncoreError
 
-COMMANDS = ("demo", "train", "gradcheck", "bench", "info")
+COMMANDS = ("demo", "train", "gradcheck", "bench", "lab", "info")
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +27,6 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(f".{name}", __name__).add_parser(commands)
-        commands.choices[name].add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
 
 

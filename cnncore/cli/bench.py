@@ -12,7 +12,8 @@ from ..bench import FORMATS, Peaks, Problem, Row
 from ..errors import CnncoreError
 from ..ops.op import registry
 from ..progress import Progress
-from .common import add_command, chosen_backend, print_json, print_table
+from ..tables import print_table
+from .common import add_command, chosen_backend, print_json
 
 COLUMNS = ["op", "problem", "backend", "format", "direction", "ms", "median", "rate", "of limit"]
 

@@ -17,7 +17,8 @@ from ..gradcheck_report import Report
 from ..ops.domain import Draw
 from ..ops.op import Op, registry
 from ..progress import Progress
-from .common import add_command, available, print_json, print_table, require
+from ..tables import print_table
+from .common import add_command, available, print_json, require
 
 Reports = dict[tuple[str, str], list[Report]]  # (op, backend) -> one per problem
 

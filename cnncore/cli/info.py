@@ -13,7 +13,8 @@ import numpy as np
 from .. import __version__
 from ..backends import select
 from ..ops.op import registry
-from .common import add_command, available, print_json, print_table
+from ..tables import print_table
+from .common import add_command, available, print_json
 
 
 def add_parser(commands: Any) -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__, data, models, plots
-from ..backends import native
+from .. import data, models, plots
 from ..backends.select import to_host, use_backend
 from ..checkpoint import write_atomically
 from ..data.mnist import CLASSES, Digits
 from ..layers.base import Layer
 from ..ops.geometry import integer
 from ..optim import SGD, Adam, CosineLR, Optimizer
+from ..tables import print_table
 from ..train import Trainer, predict
-from .common import add_command, chosen_backend, print_json, print_table, require
+from .common import add_command, environment, print_json, require
 
 RATES = {"sgd": 0.03, "adam": 0.001}
 
@@ -108,17 +107,12 @@ def optimizer(net: Layer, args: argparse.Namespace) -> Optimizer:
 def settings(args: argparse.Namespace, trainer: Trainer, images: int) -> dict[str, Any]:
     """Everything that decided the outcome."""
     chosen = {key: value for key, value in vars(args).items() if key not in ("command", "json", "debug", "quick")}
-    backend = chosen_backend()
     return {
         **chosen,
         "images": images,
         "lr": trainer.optimizer.lr,
         "schedule": repr(trainer.schedule),
-        "backend": backend,
-        "native": native.info() if backend == "c" else None,
-        "version": __version__,
-        "numpy": np.__version__,
-        "python": sys.version.split()[0],
+        **environment(),
     }
 
 
