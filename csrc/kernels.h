@@ -93,8 +93,12 @@ KERNEL(add_backward, cc_out dxs, cc_in dy, const cc_add *p)
 KERNEL(concat_forward, cc_out y, cc_in xs, const cc_concat *p)
 KERNEL(concat_backward, cc_out dxs, cc_in dy, const cc_concat *p)
 
-void cc_exp_f32(float *y, const float *x, int64_t count); /* vmath.h's exp, for its test */
+void cc_exp_f32(float *y, const float *x, int64_t count); /* vmath.h's functions, for their tests */
 void cc_exp_f64(double *y, const double *x, int64_t count);
+void cc_log_f32(float *y, const float *x, int64_t count);
+void cc_log_f64(double *y, const double *x, int64_t count);
+void cc_pow_f32(float *y, const float *x, const float *e, int64_t count);
+void cc_pow_f64(double *y, const double *x, const double *e, int64_t count);
 
 /* dense.c */
 KERNEL(linear_forward, cc_out y, cc_in x, cc_in w, cc_in b, const void *p)

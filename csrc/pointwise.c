@@ -65,6 +65,15 @@ void FN(cc_exp)(REAL *y, const REAL *x, int64_t count) {
     FN(exp_run)(y, count);
 }
 
+void FN(cc_log)(REAL *y, const REAL *x, int64_t count) {
+    for (int64_t i = 0; i < count; i += V) FN(store_n)(y + i, FN(log)(FN(load_n)(x + i, count - i)), count - i);
+}
+
+void FN(cc_pow)(REAL *y, const REAL *x, const REAL *e, int64_t count) {
+    for (int64_t i = 0; i < count; i += V)
+        FN(store_n)(y + i, FN(pow)(FN(load_n)(x + i, count - i), FN(load_n)(e + i, count - i)), count - i);
+}
+
 /* Map m = n C + c of `to` is scale times that of `from` where kept[m], else 0; both dense, in either layout. */
 static void FN(drop_maps)(cc_out to, cc_in from, const uint8_t *kept, REAL scale) {
     const int64_t channels = from->shape[1], pixels = from->shape[2] * from->shape[3] * from->shape[4];

@@ -1,5 +1,5 @@
-/* exp, sigmoid and tanh of a vector: branch-free, within 2 units in the last place over the whole range (tests/test_vmath.py).
- * Included by kernel files, after twice.h.
+/* exp, log, pow, sigmoid and tanh of a vector: branch-free, within 2 units in the last place over the whole range
+ * (tests/test_vmath.py). Included by kernel files, after twice.h.
  *
  * x = n log 2 + r with n an integer and |r| <= log(2) / 2, so exp(x) = 2^n (1 + q) with q = exp(r) - 1, r's Taylor series.
  * log 2 is split in two, the first with so few bits that n times it is exact. A NaN passes every step as a NaN: limits
@@ -15,6 +15,13 @@
 #define FRACTION_BITS 23
 #define EXPONENT_BIAS 127
 #define EXP_TERMS 7 /* r^8 / 8! < 2^-27 */
+#define LEAST_NORMAL 0x1p-126f
+#define ABOVE_SQRT_HALF 0x4afb0d /* the bits of 1 less those of sqrt(1/2) */
+#define LOWER_HALF 0xfff         /* of a fraction's bits */
+#define LOG_TERMS 5              /* s^12 / 13 < 2^-34 */
+#define TWO_THIRDS_HIGH 0x1.554p-1f
+#define TWO_THIRDS_LOW 0x1.555556p-13f
+#define POW_MOST 0x1p32f         /* no exponent beyond makes a difference: x^e is 0, 1 or Inf there */
 #else
 #define ROUNDER 0x1.8p52
 #define LOG2_HIGH 0x1.62e42fefap-1
@@ -25,18 +32,34 @@
 #define FRACTION_BITS 52
 #define EXPONENT_BIAS 1023
 #define EXP_TERMS 13 /* r^14 / 14! < 2^-57 */
+#define LEAST_NORMAL 0x1p-1022
+#define ABOVE_SQRT_HALF 0x95f619980c433
+#define LOWER_HALF 0x7ffffff
+#define LOG_TERMS 11 /* s^24 / 25 < 2^-65 */
+#define TWO_THIRDS_HIGH 0x1.555555p-1
+#define TWO_THIRDS_LOW 0x1.5555555555555p-27
+#define POW_MOST 0x1p64
 #endif
 
 INLINE vec FN(splat)(REAL value) { return (vec){0} + value; }
 
-/* q, and n as a vector of integers; EXP_LEAST <= x <= EXP_MOST, or NaN */
-INLINE vec FN(exp_parts)(vec x, ivec *n) {
+INLINE vec FN(square_root)(vec x) { /* compilers make one instruction of it */
+    UNROLL for (int i = 0; i < V; i++) x[i] = REAL_IS_FLOAT ? sqrtf(x[i]) : sqrt(x[i]);
+    return x;
+}
+
+/* r, and n as a vector of integers; EXP_LEAST <= x <= EXP_MOST, or NaN */
+INLINE vec FN(exp_reduce)(vec x, ivec *n) {
+    const vec rounder = FN(splat)(ROUNDER), shifted = x * (REAL)0x1.71547652b82fep0 + rounder, whole = shifted - rounder;
+    *n = (ivec)shifted - (ivec)rounder;
+    return (x - whole * LOG2_HIGH) - whole * LOG2_LOW;
+}
+
+/* q */
+INLINE vec FN(exp_series)(vec r) {
     static const REAL inverse[] = {0,        1,         1.0 / 2,    1.0 / 6,     1.0 / 24,     1.0 / 120,      1.0 / 720,
                                    1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800,
                                    1.0 / 479001600, 1.0 / 6227020800.0}; /* 1 / k! */
-    const vec rounder = FN(splat)(ROUNDER), shifted = x * (REAL)0x1.71547652b82fep0 + rounder, whole = shifted - rounder;
-    *n = (ivec)shifted - (ivec)rounder;
-    const vec r = (x - whole * LOG2_HIGH) - whole * LOG2_LOW;
     vec series = FN(splat)(inverse[EXP_TERMS]);
     UNROLL for (int k = EXP_TERMS - 1; k > 1; k--) series = series * r + inverse[k];
     return r + r * r * series;
@@ -45,13 +68,21 @@ INLINE vec FN(exp_parts)(vec x, ivec *n) {
 /* 2^n for n from the exponent of the smallest normal number to that of the largest */
 INLINE vec FN(power_of_two)(ivec n) { return (vec)((n + EXPONENT_BIAS) << FRACTION_BITS); }
 
+/* 2^n m, in two factors, since 2^n alone may overflow, or lose the bits of a subnormal result */
+INLINE vec FN(scale)(vec m, ivec n) {
+    const ivec half = n >> 1;
+    return m * FN(power_of_two)(half) * FN(power_of_two)(n - half);
+}
+
+INLINE vec FN(between)(vec x, REAL least, REAL most) { /* NaN stays */
+    x = FN(select)(x < least, FN(splat)(least), x);
+    return FN(select)(x > most, FN(splat)(most), x);
+}
+
 INLINE vec FN(exp)(vec x) {
     ivec n;
-    x = FN(select)(x < EXP_LEAST, FN(splat)(EXP_LEAST), x);
-    x = FN(select)(x > EXP_MOST, FN(splat)(EXP_MOST), x);
-    const vec mantissa = 1 + FN(exp_parts)(x, &n);
-    const ivec half = n >> 1; /* in two factors, since 2^n alone may overflow, or lose the bits of a subnormal result */
-    return mantissa * FN(power_of_two)(half) * FN(power_of_two)(n - half);
+    const vec r = FN(exp_reduce)(FN(between)(x, EXP_LEAST, EXP_MOST), &n);
+    return FN(scale)(1 + FN(exp_series)(r), n);
 }
 
 #define SIGN_BIT (((ivec){0} - 1) << (int)(8 * sizeof(REAL) - 1))
@@ -68,13 +99,81 @@ INLINE vec FN(tanh)(vec x) {
     ivec n;
     vec a = FN(magnitude)(x);
     a = FN(select)(a > TANH_MOST, FN(splat)(TANH_MOST), a);
-    const vec q = FN(exp_parts)(a + a, &n), power = FN(power_of_two)(n), m = power * q + (power - 1);
+    const vec q = FN(exp_series)(FN(exp_reduce)(a + a, &n)), power = FN(power_of_two)(n), m = power * q + (power - 1);
     return (vec)((ivec)(m / (m + 2)) | ((ivec)x & SIGN_BIT));
 }
 
 /* exp of `count` numbers, in place */
 INLINE void FN(exp_run)(REAL *x, int64_t count) {
     for (int64_t i = 0; i < count; i += V) FN(store_n)(x + i, FN(exp)(FN(load_n)(x + i, count - i)), count - i);
+}
+
+/* --- log and pow ---
+ * x = 2^n m with sqrt(1/2) <= m < sqrt(2), and with s = (m - 1) / (m + 1)
+ *
+ *     log m = 2 artanh s = 2/3 s (3 + s^2 + 3/5 s^4 + 3/7 s^6 + ...),   log x = n log 2 + log m.
+ *
+ * x^e = exp(e log x) multiplies the logarithm's relative error by up to 750, so it is carried as a sum of two. */
+
+/* high + low; high has so few bits that the product of two of them is exact */
+#define two_part FN(cc_two_part)
+typedef struct { vec high, low; } two_part;
+
+/* a + b, with b no more than a rounding of a or a few */
+INLINE two_part FN(in_two)(vec a, vec b) {
+    const vec high = (vec)((ivec)(a + b) & ~((ivec){0} + LOWER_HALF));
+    return (two_part){high, (a - high) + b};
+}
+
+INLINE two_part FN(product)(two_part a, two_part b) {
+    return FN(in_two)(a.high * b.high, a.low * (b.high + b.low) + a.high * b.low);
+}
+
+/* log x, 0 < x < Inf */
+INLINE two_part FN(log_parts)(vec x) {
+    const ivec small = x < LEAST_NORMAL; /* the subnormals, in need of a leading bit */
+    const ivec bits = (ivec)FN(select)(small, x * (REAL)((INT)2 << FRACTION_BITS), x);
+    const ivec exponent = ((bits + ABOVE_SQRT_HALF) >> FRACTION_BITS) - EXPONENT_BIAS;
+    const vec f = (vec)(bits - (exponent << FRACTION_BITS)) - 1, rounder = FN(splat)(ROUNDER); /* m - 1, exact */
+    const vec n = (vec)((ivec)rounder + exponent - (small & (FRACTION_BITS + 1))) - rounder;
+
+    const vec inverse = 1 / (2 + f), zero = {0};
+    const two_part above = FN(in_two)(f, zero);
+    two_part s = FN(in_two)(f * inverse, zero);
+    s.low = (((f - 2 * s.high) - s.high * above.high) - s.high * above.low) * inverse; /* f - s.high (2 + f) is exact */
+
+    const vec whole = s.high + s.low, square = whole * whole;
+    vec series = FN(splat)((REAL)(3.0 / (2 * LOG_TERMS + 1)));
+    UNROLL for (int k = LOG_TERMS - 1; k > 1; k--) series = series * square + (REAL)(3.0 / (2 * k + 1));
+    const vec exact = s.high * s.high, rest = s.low * (s.high + whole) + square * square * series;
+    two_part factor = FN(in_two)(3 + (exact + rest), zero);
+    factor.low = (exact - (factor.high - 3)) + rest;
+    const two_part thirds = {FN(splat)(TWO_THIRDS_HIGH), FN(splat)(TWO_THIRDS_LOW)};
+    const two_part log_m = FN(product)(FN(product)(s, factor), thirds);
+
+    const vec steps = n * LOG2_HIGH, sum = steps + log_m.high; /* steps is exact, and 0 or the larger */
+    return FN(in_two)(sum, ((steps - sum) + log_m.high) + (log_m.low + n * LOG2_LOW));
+}
+
+/* -Inf at 0, NaN below */
+INLINE vec FN(log)(vec x) {
+    const vec infinity = FN(splat)((REAL)INFINITY), undefined = x * 0 / 0; /* NaN, whatever x is */
+    const two_part parts = FN(log_parts)(x);
+    const vec ends = FN(select)(x == 0, -infinity, FN(select)(x == infinity, infinity, undefined));
+    return FN(select)((x > 0) & (x < infinity), parts.high + parts.low, ends);
+}
+
+/* x^e, NaN for x < 0. x^0 is 1 for every x. */
+INLINE vec FN(pow)(vec x, vec e) {
+    ivec n;
+    const vec zero = {0}, infinity = FN(splat)((REAL)INFINITY);
+    const two_part z = FN(product)(FN(log_parts)(x), FN(in_two)(FN(between)(e, -POW_MOST, POW_MOST), zero));
+    const vec whole = z.high + z.low, kept = FN(between)(whole, EXP_LEAST, EXP_MOST);
+    const vec rest = (vec)((ivec)((z.high - whole) + z.low) & (whole == kept));
+    const vec r = FN(exp_reduce)(kept, &n) + rest, power = FN(scale)(1 + FN(exp_series)(r), n);
+    const vec ends = FN(select)((x == 0) == (e > 0), zero, infinity); /* of x = 0 and Inf */
+    const vec some = FN(select)((x > 0) & (x < infinity), power, FN(select)(x >= 0, ends, 0 * x / 0));
+    return FN(select)((e < 0) | (e > 0), some, FN(select)(e == 0, FN(splat)(1), e));
 }
 
 #undef SIGN_BIT
@@ -87,3 +186,10 @@ INLINE void FN(exp_run)(REAL *x, int64_t count) {
 #undef FRACTION_BITS
 #undef EXPONENT_BIAS
 #undef EXP_TERMS
+#undef LEAST_NORMAL
+#undef ABOVE_SQRT_HALF
+#undef LOWER_HALF
+#undef LOG_TERMS
+#undef TWO_THIRDS_HIGH
+#undef TWO_THIRDS_LOW
+#undef POW_MOST
