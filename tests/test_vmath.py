@@ -41,7 +41,8 @@ def worst(got, want, dtype):
     want = np.asarray(want)
     finite = np.isfinite(got)
     assert (np.abs(want[~finite]) >= limit * (1 - 1e-6)).all() and not np.isnan(got).any()
-    unit = np.spacing(np.minimum(np.abs(want[finite]), limit).astype(dtype)).astype(want.dtype)
+    below = np.nextafter(dtype(limit), dtype(0))  # NumPy's spacing of the largest number is infinite
+    unit = np.spacing(np.minimum(np.abs(want[finite]), below).astype(dtype)).astype(want.dtype)
     return np.max(np.abs(got[finite].astype(want.dtype) - want[finite]) / unit)
 
 
