@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from engines import NATIVE, Engine
 
 import cnncore as cc
+from cnncore.cli import main
 from cnncore.errors import CnncoreError
 from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, Pool, StochasticPool2d
 from cnncore.layers.base import by_rank
 from cnncore.ops import op
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import registry, run
-from cnncore.ops.pool import variant
 
 ENGINES = [Engine("numpy"), *NATIVE, Engine("cuda")]
 engines = pytest.mark.parametrize("engine", ENGINES, ids=str)
@@ -204,47 +210,48 @@ def test_global_forms_are_the_pool_over_all_of_s(name, engine):
         assert np.array_equal(got_ctx.backward(y)[0], ctx.backward(y)[0])
 
 
+EXAMPLE = Path(__file__).parent.parent / "examples" / "top_two_pool.py"
+WHAT = "top_two_pool and (numpy or record or domain or gap or cost or seed)"
+
+
 @pytest.fixture
 def top_two():
-    """A made-up variant: the mean of the two largest. All that it takes:"""
-
-    def reduce(v, p):
-        order = np.argsort(-v.values, axis=-1, kind="stable")[..., :2]
-        kept = np.take_along_axis(np.broadcast_to(v.real, v.values.shape), order, -1)
-        largest = np.take_along_axis(v.values, order, -1)
-        mean = np.where(kept, largest, 0).sum(-1) / kept.sum(-1)
-        first, second = (order[..., i].astype(np.int32) for i in (0, order.shape[-1] - 1))
-        return mean.astype(v.values.dtype), first, second
-
-    def gradient(v, p, dy, first, second):
-        taps = np.arange(v.real.shape[-1])
-        chosen = v.real & ((taps == first[..., None]) | (taps == second[..., None]))
-        return chosen * (dy / chosen.sum(-1))[..., None]
-
-    yield variant(
-        "top_two_pool", reduce, gradient, fill=-math.inf, extras={"first": np.int32, "second": np.int32},
-        saved=("first", "second"), doc="""The mean of the two largest.
-
-    y = (a + b) / 2, a and b the two largest of R.   Gradient: dy / 2 to each. Edges: of one element, it alone.
-    Source: made up.""",
-    )  # fmt: skip
+    """The ops of docs/pooling-variant.md's example, registered."""
+    names = runpy.run_path(str(EXAMPLE))
+    yield names["top_two_pool"], names["global_top_two_pool"]
     for name in ("top_two_pool", "global_top_two_pool"):
         del op._registry[name]
 
 
-def test_a_new_variant_is_one_entry(top_two):
-    """Gradient-checked, in full geometry, usable as an op, over all of S, and as a layer."""
+def test_a_new_variant_is_one_entry(top_two, capsys):
+    """Gradient-checked, in full geometry, benchmarked, documented, usable as an op, over all of S, and as a layer."""
+    code = [line for line in EXAMPLE.read_text().splitlines() if line]
+    assert len(code) < 25
+    assert EXAMPLE.read_text() in (EXAMPLE.parent.parent / "docs" / "pooling-variant.md").read_text()
     for call in top_two:
         for seed in range(20):
             case = call.op.domain(Draw(seed))
             report = cc.gradcheck(call, case.arrays, gap=case.gap, seed=seed, backend="numpy", **case.attrs)
             assert report.ok, report
-        assert call.op.name in registry and "Shapes" in call.__doc__
+    assert main(["gradcheck", "top_two_pool", "global_top_two_pool"]) == 0
+    assert main(["bench", "top_two_pool", "--backend", "numpy", "--only", "2x2", "--seconds", "0.01"]) == 0
+    assert "top_two_pool" in capsys.readouterr().out
     x = np.arange(16.0).reshape(1, 1, 4, 4)
     assert top_two[0](x, kernel=2)[0].tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
     assert top_two[1](x)[0].item() == 14.5
     layer = by_rank(type("TopTwoPool", (Pool,), {"op": top_two[0]}))[1](2)
     assert cc.Sequential(layer).forward(x).tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
+
+
+def test_a_new_variant_is_property_tested():
+    """The suite, with the example registered before it starts, runs every property of a definition on it."""
+    tests = ["tests/test_registry.py", "tests/test_backends.py", "tests/test_bad_input.py", "tests/test_gradcheck.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "top_two_pool", "-k", WHAT, *tests]
+    path = os.pathsep.join([str(EXAMPLE.parent), *sys.path])
+    root = EXAMPLE.parent.parent
+    done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    found = re.search(r"(\d+) passed", done.stdout)
+    assert done.returncode == 0 and found and int(found[1]) > 20, done.stdout
 
 
 # --- layers ---

@@ -70,6 +70,9 @@ class CudaBackend:
             return f"no backward kernel for {op.name!r}"
         return None
 
+    def channels_last(self, arrays: Arrays, roles: list[str]) -> bool:
+        return False
+
     def forward(self, op: Any, spec: Any, arrays: Arrays, dtype: Any, out: Any = None) -> Arrays:
         stay = any(on_device(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if role != "random")
         inputs = tuple(self._enter(a) for a in arrays)

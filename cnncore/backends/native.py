@@ -1,8 +1,8 @@
 """Calls the C kernels of csrc/ through cffi: layouts, pointers, scratch, threads. No code per op.
 
 A kernel is found by name (`<op>_forward_f32`) and called with its arguments in the order that csrc/kernels.h fixes.
-Feature maps of one call share one layout, contiguous or channels-last, taken from the first of them; results come out
-in it. An array in another layout, with gaps, or not aligned is copied once on entry.
+Feature maps of one call share one layout, contiguous or channels-last, taken from the first of them; results and
+gradients come out in it. An array in another layout, with gaps, or not aligned is copied once on entry.
 """
 
 from __future__ import annotations
@@ -235,10 +235,16 @@ class NativeBackend:
                 return f"csrc/kernels.h declares no {op.kernel}_{kind}"
         return None
 
+    def channels_last(self, arrays: Any, roles: Any) -> bool:
+        """As the first of the feature maps is that has more than one pixel."""
+        for a, role in zip(arrays, roles, strict=True):
+            if a is not None and role in ("map", "many") and a.ndim > 2 and max(a.shape[2:]) > 1:
+                return is_channels_last(a)
+        return False
+
     def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
-        roles = op.roles(arrays)
-        last = _layout(arrays, roles)
-        read = [_ready(a, role, last) for a, role in zip(arrays, roles, strict=True)]
+        last = spec.channels_last
+        read = [_ready(a, role, last) for a, role in zip(arrays, op.roles(arrays), strict=True)]
         results = [empty(shape, kind or dtype, last) for shape, kind in spec.results.values()]
         for i, target in enumerate(out or ()):
             if _may_write(op, target, arrays, last):
@@ -254,7 +260,7 @@ class NativeBackend:
 
     def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any) -> tuple[Any, ...]:
         roles = [op.arrays.get(name, "map") for name in op.saved]
-        last = _layout((*saved, dy), (*roles, "map"))
+        last = spec.channels_last
         read = [_ready(dy, "map", last), *(_ready(a, role, last) for a, role in zip(saved, roles, strict=True))]
         gradients: list[Any] = [None] * len(needs)
         written: list[Any] = []
@@ -281,14 +287,6 @@ class NativeBackend:
 
     def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
         return np.full(shape, value, dtype)
-
-
-def _layout(arrays: Any, roles: Any) -> bool:
-    """Whether a call runs channels last: as the first of its feature maps does that has more than one pixel."""
-    for a, role in zip(arrays, roles, strict=True):
-        if a is not None and role in ("map", "many") and a.ndim > 2 and max(a.shape[2:]) > 1:
-            return is_channels_last(a)
-    return False
 
 
 def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | None, bool]:

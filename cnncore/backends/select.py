@@ -4,6 +4,7 @@ A backend is an object with
 
     name                                     "numpy", "c" or "cuda"
     missing(op)                              why it cannot compute the op, or None
+    channels_last(arrays, roles)             whether it runs a call on these arrays channels last
     forward(op, spec, arrays, dtype, out)    all results, in spec's order
     backward(op, spec, needs, dy, saved)     a gradient or None per array argument
     uniform(key, shape, dtype)               Philox uniforms
@@ -35,6 +36,9 @@ class NumPyBackend:
 
     def missing(self, op: Any) -> str | None:
         return None
+
+    def channels_last(self, arrays: Any, roles: Any) -> bool:
+        return False
 
     def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
         # NumPy turns 0-d results into scalars; asarray turns them back into arrays.

@@ -50,12 +50,15 @@ class Spec:
         A dtype of None stands for the dtype of the float arguments.
     random: the shape of the uniforms `u`, for ops that draw.
     inputs: the shapes of the array arguments (None where left out); `run` fills it in.
+    channels_last: whether the call's feature maps lie channels last in memory; `run` fills it in. Backward keeps to it,
+        since arrays of one pixel, all that a global pool's backward may see, do not tell.
     """
 
     params: SimpleNamespace
     results: dict[str, tuple[Shape, Any]]
     random: Shape | None = None
     inputs: tuple[Shape | None, ...] = ()
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,9 @@ class _Registry(Mapping[str, Op]):
         except KeyError:
             raise CnncoreError(f"no op is called {name!r}; there are: {', '.join(_registry)}") from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in _registry
+
     def __iter__(self) -> Any:
         return iter(_registry)
 
@@ -274,8 +280,9 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
     for shape, kind in spec.results.values():
         elements(op.name, (*shape, np.dtype(kind or dtype).itemsize))
     shapes = tuple(tuple(a.shape) if hasattr(a, "shape") else None for a in arrays)
-    spec = dataclasses.replace(spec, inputs=shapes)
     engine = select.engine(op, backend, arrays)
+    last = engine.channels_last(arrays, op.roles(arrays))
+    spec = dataclasses.replace(spec, inputs=shapes, channels_last=last)
     if out is not None:
         _check_out(op, spec, dtype, out, engine)
     with _memory(op.name):

@@ -1,236 +1,29 @@
-"""Pooling: one window walk and a table of variants. Kernels: csrc/pool.c, pool_power.c, pool_cuda.py,
-pool_power_cuda.py.
+"""Pooling: a table of variants of one window walk (pool_walk.py). Kernels: csrc/pool.c, pool_power.c,
+pool_cuda.py, pool_power_cuda.py.
 
 A variant is two functions over all windows at once, and a docstring:
 
     reduce(v, p)               -> (y, *extras)   y and the extras are (N, C, *O); reduce(v, p, u) where it draws
     gradient(v, p, dy, *saved) -> dvalues        (N, C, *O, T): the gradient to every element of every window
 
-The walk gathers the windows, registers the op with the full geometry, scatters the gradients back to x, and hides
-padding from the variant. To add one, write the two functions and one `variant(...)` entry below.
+To add one, write the two functions and one `variant(...)` entry; docs/pooling-variant.md adds one from end to end.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..errors import CnncoreError, ShapeError
-from . import domain, geometry
-from .op import MAP, RANDOM, Arrays, Case, Op, Spec, register
+from . import geometry
+from .op import Arrays
+from .pool_walk import Number, Windows, variant
 
 
-@dataclass(frozen=True)
-class Windows:
-    """All windows of one call. T = elements of a window, in row-major order."""
-
-    values: np.ndarray  # (N, C, *O, T), `fill` where not real; empty in a backward that does not save x
-    real: np.ndarray  # (*O, T) bool: an element of x
-    padding: np.ndarray  # (*O, T) bool: zero padding (what ceil_mode lets hang over is neither)
-
-    @property
-    def n(self) -> np.ndarray:
-        """Real elements per window, (*O)."""
-        return self.real.sum(axis=-1)
-
-
-def _gather(window: geometry.Window, padded: np.ndarray) -> np.ndarray:
-    return np.stack([padded[(..., *at)] for _, at in window.offsets()], axis=-1)
-
-
-def _windows(window: geometry.Window, x: np.ndarray | None, fill: float) -> Windows:
-    real = window.pad(np.ones(window.size, bool), False)
-    asked = np.zeros(window.padded, bool)
-    asked[tuple(slice(0, b + n + e) for b, n, e in zip(window.begin, window.size, window.end, strict=True))] = True
-    values = np.empty(0) if x is None else _gather(window, window.pad(x, fill))
-    return Windows(values, _gather(window, real), _gather(window, asked & ~real))
-
-
-@dataclass(frozen=True)
-class Number:
-    """A numeric attribute: its default, its range (ends included), and the values that problems are drawn with."""
-
-    default: float
-    least: float
-    drawn: tuple[float, ...]
-    most: float = sys.float_info.max
-
-    def check(self, op: str, name: str, value: Any) -> float:
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        large = number and value > sys.float_info.max and value != math.inf  # an int that no float holds
-        if not number or large or not self.least <= value <= self.most:
-            ends = f"from {self.least:g} to inf" if math.isinf(self.most) else f"of at least {self.least:g}, finite"
-            raise CnncoreError(f"{op}: {name} must be a number {ends}, got {value!r}")
-        return float(value)
-
-
-GEOMETRY = """
-    Shapes: x (N, C, *S) to y (N, C, *O), rank 1 to 3. `kernel`, `stride` (default: kernel), `dilation`: an int or one
-    per axis; `padding`: an int, one per axis or a (begin, end) pair per axis. `ceil_mode` rounds the output size up.
-    Raises ShapeError (also where a window would hold padding alone), DTypeError."""
-
-
-GLOBAL = """
-    Shapes: x (N, C, *S) to y (N, C, 1, ...), rank 1 to 3, any S. Raises ShapeError, DTypeError."""
-
-
-def variant(
-    name: str,
-    reduce: Callable[..., Arrays],
-    gradient: Callable[..., np.ndarray],
-    *,
-    doc: str,
-    attrs: dict[str, bool | Number] | None = None,
-    fill: float = 0.0,
-    draws: bool = False,
-    extras: dict[str, Any] | None = None,
-    unused: Callable[[Any], bool] = lambda p: False,
-    saved: tuple[str, ...] = (),
-    local: tuple[str, ...] = (),
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Register a pooling op and its global form, `global_<name>`, whose kernel is the whole of S. Returns both.
-
-    attrs: the variant's own keyword attributes, a bool (the default) or a Number, read as `p.<attribute>`.
-    fill: what `reduce` sees where a window has no real element.
-    draws: the op takes uniforms u of y's shape behind x.
-    extras: name -> dtype of further (N, C, *O) results, kept for `gradient`; empty ones where `unused(p)`.
-    saved: what `gradient` reads: "x" (then `v.values` is there again), "y", or extras. An op that saves x is taken to
-        have a kink where x changes its sign.
-    local: the attributes that the global form has not.
-    """
-    own, kept = attrs or {}, extras or {}
-    every = {a: kind for a, kind in own.items() if a not in local}
-    arrays = {"x": MAP, "u": RANDOM} if draws else {"x": MAP}
-
-    def specify(op: str, x: Any, geometry_: tuple[Any, ...], given: dict[str, Any], known: dict[str, Any]) -> Spec:
-        unknown = set(given) - set(known)
-        if unknown:
-            raise TypeError(f"{op}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        p = SimpleNamespace(
-            window=_resolve(op, x, *geometry_), **{a: _attribute(op, a, kind, given) for a, kind in own.items()}
-        )
-        shape = (*x.shape[:2], *p.window.out)
-        extra_shape = (0,) if unused(p) else shape
-        results = {"y": (shape, None), **{extra: (extra_shape, kind) for extra, kind in kept.items()}}
-        return Spec(p, results, random=shape if draws else None)
-
-    def rule(
-        x: Any, *u: Any, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-        ceil_mode: bool = False, **attributes: Any,
-    ) -> Spec:  # fmt: skip
-        stride = kernel if stride is None else stride
-        return specify(name, x, (kernel, stride, padding, dilation, ceil_mode), attributes, own)
-
-    def global_rule(x: Any, *u: Any, **attributes: Any) -> Spec:
-        return specify(f"global_{name}", x, (tuple(x.shape[2:]), 1), attributes, every)
-
-    summary, rest = doc.split("\n", 1)
-    about = f"`{name}` over all of S, whatever its size: {summary[0].lower()}{summary[1:]}\n{rest}"
-    _document(rule, arrays, own, doc + "\n" + GEOMETRY)
-    _document(global_rule, arrays, every, about + "\n" + GLOBAL)
-
-    def record(of: str, checks: Callable[..., Spec], draw: Callable[..., Case], kernels_of: str) -> Op:
-        return Op(
-            name=of,
-            rule=checks,
-            forward=functools.partial(_forward, reduce, fill),
-            backward=functools.partial(_backward, gradient, fill, saved),
-            arrays=arrays,
-            saved=saved,
-            domain=draw,
-            flops=_flops,
-            kernels_of=kernels_of,
-            signs=("x",) if "x" in saved else (),
-        )
-
-    return (
-        register(record(name, rule, functools.partial(_domain, own, draws), "")),
-        register(record(f"global_{name}", global_rule, functools.partial(_global_domain, every, draws), name)),
-    )
-
-
-def _document(rule: Any, arrays: dict[str, str], own: dict[str, bool | Number], doc: str) -> None:
-    """Give a rule its docstring and its true signature: the arrays, its geometry, the variant's own attributes."""
-    rule.__doc__ = doc
-    signature = inspect.signature(rule)
-    first = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arrays]
-    named = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    extra = [inspect.Parameter(a, inspect.Parameter.KEYWORD_ONLY, default=_default(kind)) for a, kind in own.items()]
-    rule.__signature__ = signature.replace(parameters=first + named + extra)
-
-
-def _default(kind: bool | Number) -> Any:
-    return kind.default if isinstance(kind, Number) else kind
-
-
-def _attribute(op: str, name: str, kind: bool | Number, given: dict[str, Any]) -> Any:
-    value = given.get(name, _default(kind))
-    return kind.check(op, name, value) if isinstance(kind, Number) else geometry.flag(op, name, value)
-
-
-def _resolve(name: str, x: Any, *geometry_: Any) -> geometry.Window:
-    if not 3 <= len(x.shape) <= 5:
-        raise ShapeError(f"{name}: x must be (N, C, *S) with 1 to 3 spatial axes, got shape {tuple(x.shape)}")
-    window = geometry.resolve(name, x.shape[2:], *geometry_)
-    geometry.reject_padding_only(name, window)
-    return window
-
-
-def _forward(reduce: Callable[..., Arrays], fill: float, p: Any, x: np.ndarray, *u: np.ndarray) -> Arrays:
-    return reduce(_windows(p.window, x, fill), p, *u)
-
-
-def _backward(
-    gradient: Callable[..., np.ndarray], fill: float, saved: tuple[str, ...],
-    p: Any, needs: tuple[bool, ...], dy: np.ndarray, *kept: np.ndarray,
-) -> Arrays:  # fmt: skip
-    if not needs[0]:
-        return (None,) * len(needs)
-    by_name = dict(zip(saved, kept, strict=True))
-    windows = _windows(p.window, by_name.pop("x", None), fill)
-    dvalues = gradient(windows, p, dy, *by_name.values())
-    dx = np.zeros((*dy.shape[:2], *p.window.padded), dy.dtype)
-    for t, at in p.window.offsets():
-        dx[(..., *at)] += np.where(windows.real[..., t], dvalues[..., t], 0)
-    return (dx[p.window.inside], *(None,) * (len(needs) - 1))
-
-
-def _drawn(own: dict[str, bool | Number], draw: domain.Draw) -> dict[str, Any]:
-    return {a: draw.choice(kind.drawn if isinstance(kind, Number) else (True, False)) for a, kind in own.items()}
-
-
-def _domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
-    size, attrs = domain.window(draw)
-    x, gap = draw.distinct(draw.integer(1, 2), draw.integer(1, 3), *size)
-    attrs["ceil_mode"] = draw.choice([False, True])
-    out = geometry.resolve("domain", size, **attrs).out
-    attrs |= _drawn(own, draw)
-    return Case((x, draw.uniform(*x.shape[:2], *out)), attrs) if draws else Case((x,), attrs, gap)
-
-
-def _global_domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
-    rank = draw.choice([2, 1, 3])
-    x, gap = draw.distinct(
-        draw.integer(1, 2), draw.integer(1, 3), *(draw.integer(1, 8 - 2 * rank) for _ in range(rank))
-    )
-    attrs = _drawn(own, draw)
-    return Case((x, draw.uniform(*x.shape[:2], *(1,) * rank)), attrs) if draws else Case((x,), attrs, gap)
-
-
-def _flops(spec: Spec, arrays: Arrays) -> tuple[int, int]:
-    count = math.prod(spec.results["y"][0]) * spec.params.window.taps
-    return count, count
-
-
-# --- the table ---------------------------------------------------------------------------------------------------
+def _at(v: Windows, winner: np.ndarray) -> np.ndarray:
+    """Which element of its window each is: the winner's number."""
+    return np.arange(v.real.shape[-1]) == winner[..., None]
 
 
 def max_reduce(v: Windows, p: Any) -> Arrays:
@@ -244,7 +37,7 @@ def max_reduce(v: Windows, p: Any) -> Arrays:
 
 
 def max_gradient(v: Windows, p: Any, dy: np.ndarray, winner: np.ndarray) -> np.ndarray:
-    return np.where(np.arange(v.real.shape[-1]) == winner[..., None], dy[..., None], 0)
+    return np.where(_at(v, winner), dy[..., None], 0)
 
 
 max_pool, global_max_pool = variant(
@@ -314,11 +107,6 @@ def _unscaled(m: np.ndarray, number: np.ndarray, share: np.ndarray) -> np.ndarra
 def _first(a: np.ndarray, real: np.ndarray) -> np.ndarray:
     """The number of the first largest real element of every window (of the first NaN, where there is one)."""
     return np.argmax(np.where(real, a, -1), axis=-1)
-
-
-def _at(v: Windows, winner: np.ndarray) -> np.ndarray:
-    """Which element of its window each is: the winner's number."""
-    return np.arange(v.real.shape[-1]) == winner[..., None]
 
 
 def _ratio(a: np.ndarray, y: np.ndarray) -> np.ndarray:
