@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = [
     "conv_direct.c",
     "conv_weights.c",
+    "contrast.c",
     "dense.c",
     "norm.c",
     "pointwise.c",

@@ -45,6 +45,8 @@ typedef struct { double p; int64_t maps; } cc_dropout; /* maps: each is dropped 
 typedef struct { int64_t count; } cc_add;
 typedef struct { int64_t count, axis, rank; } cc_concat;
 typedef struct { int64_t before[4], after[4]; double alpha, beta, k; } cc_lrn; /* along C, D, H, W */
+typedef struct { int64_t before[3], after[3]; double sigma[3]; } cc_subtractive_norm; /* along D, H, W */
+typedef struct { int64_t before[3], after[3]; double sigma[3], floor; } cc_divisive_norm;
 typedef struct { double scale; } cc_softmax_cross_entropy;
 typedef struct { double lr, momentum, weight_decay; int64_t nesterov; } cc_sgd_step;
 typedef struct { double beta1, beta2, eps, weight_decay, rate, correction; } cc_adam_step;
@@ -115,6 +117,14 @@ KERNEL(lrn_forward, cc_out y, cc_in x, const cc_lrn *p)
 KERNEL(lrn_backward, cc_out dx, cc_in dy, cc_in x, const cc_lrn *p)
 KERNEL(lrn_within_forward, cc_out y, cc_in x, const cc_lrn *p)
 KERNEL(lrn_within_backward, cc_out dx, cc_in dy, cc_in x, const cc_lrn *p)
+
+/* contrast.c */
+KERNEL(subtractive_norm_forward, cc_out y, cc_in x, const cc_subtractive_norm *p)
+KERNEL(subtractive_norm_backward, cc_out dx, cc_in dy, const cc_subtractive_norm *p)
+KERNEL(divisive_norm_forward, cc_out y, cc_out local, cc_out divisor, cc_out winner, cc_in x,
+       const cc_divisive_norm *p)
+KERNEL(divisive_norm_backward, cc_out dx, cc_in dy, cc_in x, cc_in local, cc_in divisor, cc_in winner,
+       const cc_divisive_norm *p)
 
 /* steps.c; results may be the arguments themselves */
 KERNEL(sgd_step_forward, cc_out value_, cc_out velocity_, cc_in value, cc_in grad, cc_in velocity,

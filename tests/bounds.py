@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnncore.ops.contrast import blur
 from cnncore.ops.norm import box_sum
 from cnncore.ops.op import INDEX, Op, run
 
@@ -258,6 +259,53 @@ def lrn(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tup
     return (r * np.abs(outputs[0]) + tiny,), (r * sizes + tiny,)
 
 
+# The blur of a mean over C maps sums C terms, then the taps of every axis, with weights and their sums that err by a
+# few eps themselves: q = (C + 2 taps + 16) eps of its sum of magnitudes.
+
+
+def _blur_error(problem: Problem, eps: float) -> tuple[Any, float]:
+    p = problem.op.rule(*problem.arrays, **problem.attrs).params
+    taps = sum(b + a + 1 for b, a in zip(p.before, p.after, strict=True))
+    return p, (problem.arrays[0].shape[1] + 2 * taps + 16) * eps
+
+
+def subtractive_norm(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    p, q = _blur_error(problem, eps)
+    tiny = float(np.finfo(problem.dtype).tiny)
+
+    def bound(a: Any, turned: bool) -> Any:
+        a = np.abs(exact(a))
+        return q * (a + blur(a.mean(axis=1), p, turned)[:, None]) + tiny
+
+    return (bound(problem.arrays[0], False),), () if problem.dy is None else (bound(problem.dy, True),)
+
+
+def divisive_norm(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """d errs by q, and by the P + 4 roundings of the mean; u by twice that and its C products; e by the sum over the
+    image once more, and the blur of e by q. Magnitudes: as the definition computes them, with every sign alike. Where r
+    is by chance so near the mean or the floor that rounding may choose, the gradient errs by all that goes through d.
+    """
+    (x,), tiny = problem.arrays, float(np.finfo(problem.dtype).tiny)
+    p, q = _blur_error(problem, eps)
+    x, maps, pixels = np.abs(exact(x)), x.shape[1], math.prod(x.shape[2:])
+    if problem.dy is None or not x.size:
+        return (2 * (q + pixels * eps) * np.abs(outputs[0]) + tiny,), (tiny,)[: problem.dy is not None]
+    spatial = tuple(range(1, x.ndim - 1))
+    r = np.sqrt(blur((x * x).mean(axis=1), p))
+    least = np.maximum(r.mean(axis=spatial, keepdims=True), p.floor)
+    dy, d, relative = np.abs(exact(problem.dy)), np.maximum(r, least), 2 * (4 * q + (maps + 4 * pixels + 16) * eps)
+    u = (dy * x).sum(axis=1) / (d * d)
+
+    def through(u: Any) -> Any:
+        e = np.divide(u + u.mean(axis=spatial, keepdims=True), r, out=np.zeros_like(r), where=r != 0)
+        return x * (blur(e, p, turned=True) / maps)[:, None]
+
+    apart = np.abs(r - least) / least
+    unsure = (apart < relative + 64 * eps) & (apart > 1e-12)  # what is equal but for float64's rounding counts as equal
+    sizes = dy / d[:, None] + through(u)
+    return (relative * np.abs(outputs[0]) + tiny,), (relative * sizes + through(np.where(unsure, u, 0)) + tiny,)
+
+
 # --- optimiser steps: a short formula; every operation rounds, and so does every rate that is cast to the dtype ---
 
 
@@ -308,6 +356,8 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "linear": linear_in_its_terms(linear_terms),
     "softmax": softmax,
     "softmax_cross_entropy": softmax_cross_entropy,
+    "subtractive_norm": subtractive_norm,
+    "divisive_norm": divisive_norm,
     "lrn": lrn,
     "lrn_within": lrn,
     "relu": copies,

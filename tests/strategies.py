@@ -229,6 +229,11 @@ def _lrn_within_edge(draw: HypothesisDraw) -> Case:
     return Case((x,), {"kernel": draw.choice([1, 2, 3, 5, 9]), "alpha": 0.1, "beta": draw.choice([0.75, 0.3])})
 
 
+def _contrast_edge(draw: HypothesisDraw) -> Case:
+    x = draw.normal(draw.integer(1, 3), draw.choice(CHANNELS), *_image(draw))
+    return Case((x,), {"kernel": draw.choice([1, 2, 3, 5, 9, 30]), "sigma": draw.choice([None, 0.5, 3.0])})
+
+
 def _relu_edge(draw: HypothesisDraw) -> Case:
     x, gap = draw.distinct(*_shape_edge(draw))
     return Case((x,), {}, gap)
@@ -279,6 +284,8 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "softmax_cross_entropy": _cross_entropy_edge,
     "lrn": _lrn_edge,
     "lrn_within": _lrn_within_edge,
+    "subtractive_norm": _contrast_edge,
+    "divisive_norm": _contrast_edge,
     "relu": _relu_edge,
     "sigmoid": _smooth_edge,
     "tanh": _smooth_edge,

@@ -80,6 +80,8 @@ LARGE = {
     "linear": lambda r: (r.standard_normal((65, 130)), r.standard_normal((67, 130)), r.standard_normal(67)),
     "softmax": lambda r: (r.standard_normal((9, 65, 17, 13)),),
     "softmax_cross_entropy": lambda r: (r.standard_normal((5001, 11)), r.integers(0, 11, 5001)),
+    "subtractive_norm": lambda r: (r.standard_normal((3, 33, 21, 23)),),
+    "divisive_norm": lambda r: (r.standard_normal((3, 33, 21, 23)),),
     "lrn": lambda r: (r.standard_normal((3, 33, 41, 43)),),
     "lrn_within": lambda r: (r.standard_normal((3, 33, 21, 23)),),
     "relu": lambda r: (r.standard_normal((3, 33, 41, 43)),),

@@ -10,6 +10,7 @@ from engines import ENGINES, to_host
 
 import cnncore as cc
 from cnncore.errors import CnncoreError, ShapeError
+from cnncore.ops.contrast import blur
 
 RNG = np.random.default_rng(0)
 WHO = ["numpy", *ENGINES]
@@ -127,6 +128,124 @@ def test_bad_shapes_of_lrn():
         cc.ops.lrn_within(np.ones((1, 1, 3, 3)), kernel=(3, 3, 3))
 
 
+# --- local contrast normalisation ---
+
+
+@engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.0, 0.3, -7.0])
+def test_a_constant_image_has_no_contrast(engine, dtype, value):
+    """Up to the borders, and no NaN: what rounding leaves of v stays small beside the floor of 1e-4."""
+    x = np.full((2, 3, 6, 7), value, dtype)
+    v, _ = compute(engine, cc.ops.subtractive_norm, x, kernel=5)
+    np.testing.assert_allclose(v, 0, atol=8 * np.finfo(dtype).eps * abs(value))
+    y, dx = compute(engine, cc.ops.divisive_norm, v, kernel=5)
+    assert np.abs(y).max() <= 1e4 * np.abs(v).max() and np.isfinite(dx).all()
+    y, dx = compute(engine, cc.ops.divisive_norm, np.zeros_like(x), kernel=5, floor=0.5)
+    assert not y.any() and (dx == 2).all()
+
+
+@engines
+def test_a_window_of_one_is_the_mean_over_maps(engine):
+    x = RNG.standard_normal((2, 4, 3, 5))
+    v, dx = compute(engine, cc.ops.subtractive_norm, x, kernel=1)
+    np.testing.assert_allclose(v, x - x.mean(axis=1, keepdims=True), atol=1e-14)
+    np.testing.assert_allclose(dx, 0, atol=1e-14)  # a shift of all maps changes nothing
+    r = np.sqrt((x * x).mean(axis=1, keepdims=True))
+    y, _ = compute(engine, cc.ops.divisive_norm, x, kernel=1)
+    np.testing.assert_allclose(y, x / np.maximum(r, r.mean(axis=(2, 3), keepdims=True)), rtol=1e-13)
+
+
+@engines
+def test_a_wide_gaussian_over_everything_is_the_mean_of_the_image(engine):
+    x = RNG.standard_normal((2, 3, 4, 5))
+    v, _ = compute(engine, cc.ops.subtractive_norm, x, kernel=2**31 - 1, sigma=1e9)
+    np.testing.assert_allclose(v, x - x.mean(axis=(1, 2, 3), keepdims=True), atol=1e-13)
+    y, dx = compute(engine, cc.ops.divisive_norm, x, kernel=99, sigma=1e9)
+    np.testing.assert_allclose(y, x / np.sqrt((x * x).mean(axis=(1, 2, 3), keepdims=True)), rtol=1e-13)
+    np.testing.assert_allclose((dx * x).sum(axis=(1, 2, 3)), 0, atol=1e-12)  # y does not depend on the scale of x
+
+
+@engines
+def test_contrast_does_not_depend_on_brightness_or_scale(engine):
+    x = RNG.standard_normal((1, 2, 9, 9))
+
+    def norm(x):
+        return compute(engine, cc.ops.divisive_norm, compute(engine, cc.ops.subtractive_norm, x)[0])[0]
+
+    np.testing.assert_allclose(norm(1000 * x + 500), norm(x), atol=1e-11)
+
+
+@engines
+def test_the_gradients_at_the_floor(engine):
+    """Where the floor is the divisor, nothing flows through it."""
+    x, dy = 1e-3 * RNG.standard_normal((2, 2, 4, 4)), RNG.standard_normal((2, 2, 4, 4))
+    y, dx = compute(engine, cc.ops.divisive_norm, x, dy, kernel=3, floor=0.1)
+    np.testing.assert_allclose(y, x / 0.1, rtol=1e-15)
+    np.testing.assert_allclose(dx, dy / 0.1, rtol=1e-15)
+
+
+@engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_equal_deviations_the_mean_divides(engine, dtype):
+    """Every r is the same but for rounding; each engine, position by position, must take the mean, not r."""
+    x = np.full((2, 3, 7, 5), 0.3, dtype) * RNG.choice(np.array([-1, 1], dtype), (2, 3, 7, 5))
+    dy = RNG.standard_normal(x.shape).astype(dtype)
+    y, dx = compute(engine, cc.ops.divisive_norm, x, dy, kernel=5)
+    np.testing.assert_allclose(y, np.sign(x), rtol=200 * np.finfo(dtype).eps)
+    u = -(dy * x).sum(axis=1) / 0.3**2
+    e = np.broadcast_to(u.mean(axis=(1, 2), keepdims=True) / 0.3, u.shape)
+    given = blur(e.astype(np.float64), cc.ops.divisive_norm.op.rule(x, kernel=5).params, turned=True)
+    np.testing.assert_allclose(dx, dy / 0.3 + x * given[:, None] / 3, atol=2000 * np.finfo(dtype).eps)
+    assert (compute(engine, cc.ops.divisive_norm, np.ones_like(x), dy, floor=1.0)[1] == dy).all()  # and before it floor
+
+
+@engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inf_and_nan_spoil_their_image_and_no_other(engine, dtype):
+    for value in (np.inf, np.nan):
+        x = RNG.standard_normal((2, 3, 6, 7)).astype(dtype)
+        x[0, 1, 2, 3] = value
+        with np.errstate(invalid="ignore"):
+            y, dx = compute(engine, cc.ops.divisive_norm, x, kernel=3)
+            alone, dx_alone = compute(engine, cc.ops.divisive_norm, x[1:], kernel=3)
+        np.testing.assert_array_equal(y[1:], alone)
+        np.testing.assert_array_equal(dx[1:], dx_alone)
+        nan = np.isnan(y[0])
+        assert nan[1, 2, 3] and np.isnan(dx[0]).all()
+        assert nan.all() if np.isnan(value) else nan.sum() == 1 and not y[0][~nan].any()
+
+
+@engines
+def test_squares_that_overflow_or_vanish(engine):
+    """In float32; as the docstring says."""
+    x = RNG.standard_normal((1, 3, 6, 7)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        y, dx = compute(engine, cc.ops.divisive_norm, x * np.float32(1e25), kernel=3)
+        assert not y.any() and not dx.any()
+        y, dx = compute(engine, cc.ops.divisive_norm, x * np.float32(1e-30), kernel=3, floor=0.5)
+    np.testing.assert_array_equal(y, x * np.float32(1e-30) * 2)
+    np.testing.assert_array_equal(dx, np.full_like(x, 2))
+
+
+@pytest.mark.parametrize(
+    ("attrs", "error", "match"),
+    [
+        ({"kernel": 0}, ShapeError, "kernel must be at least 1"),
+        ({"kernel": (3, 3)}, ShapeError, "kernel must have one integer per spatial axis"),
+        ({"sigma": 0.0}, CnncoreError, "sigma must be"),
+        ({"sigma": "2"}, CnncoreError, "sigma must be"),
+        ({"floor": 0.0}, CnncoreError, "floor must be"),
+    ],
+)
+def test_bad_attributes_of_contrast(attrs, error, match):
+    for op in (cc.ops.subtractive_norm, cc.ops.divisive_norm)["floor" in attrs :]:
+        with pytest.raises(error, match=f"^{op.__name__}: {match}"):
+            op(np.ones((1, 2, 3)), **attrs)
+        with pytest.raises(ShapeError, match=f"^{op.__name__}: x must be"):
+            op(np.ones((3, 3)))
+
+
 # --- layers ---
 
 
@@ -137,3 +256,15 @@ def test_the_layers_are_the_ops():
     within = cc.layers.LocalResponseNormWithin(3, 0.1, 0.5, 1.0)
     np.testing.assert_array_equal(within.forward(x), cc.ops.lrn_within(x, kernel=3, alpha=0.1, beta=0.5, k=1.0)[0])
     assert not layer.parameters() and "size=5" in repr(layer)
+
+
+def test_contrast_norm_is_both_ops():
+    x = RNG.standard_normal((2, 3, 6, 6))
+    layer = cc.layers.ContrastNorm(5, 1.5, floor=0.01)
+    y, ctx = layer.apply(x)
+    v, first = cc.ops.subtractive_norm(x, kernel=5, sigma=1.5)
+    want, second = cc.ops.divisive_norm(v, kernel=5, sigma=1.5, floor=0.01)
+    np.testing.assert_array_equal(y, want)
+    dy = RNG.standard_normal(x.shape)
+    np.testing.assert_array_equal(ctx.backward(dy), first.backward(second.backward(dy)[0])[0])
+    assert not layer.parameters() and not ctx.learns and "kernel_size=5" in repr(layer)

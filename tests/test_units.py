@@ -1,4 +1,4 @@
-"""maxout: limits, ties, and what its layers do."""
+"""maxout and lp_unit: limits, ties, and what their layers do."""
 
 from __future__ import annotations
 

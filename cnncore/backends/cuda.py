@@ -22,7 +22,7 @@ from .select import on_device, to_host
 # Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
 # Forward fills results; backward returns a new array, or None, for every array argument.
 FILES = (
-    "conv_cuda", "dense_cuda", "norm_cuda", "pointwise_cuda", "pool_cuda", "pool_power_cuda",
+    "contrast_cuda", "conv_cuda", "dense_cuda", "norm_cuda", "pointwise_cuda", "pool_cuda", "pool_power_cuda",
     "steps_cuda", "units_cuda",
 )  # fmt: skip
 

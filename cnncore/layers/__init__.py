@@ -5,7 +5,7 @@ from .containers import Branches, Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .conv_kinds import FactoredConv2d, MLPConv, MLPConv1d, MLPConv2d, MLPConv3d, Savings, factor
 from .init import seeds
-from .norm import LocalResponseNorm, LocalResponseNormWithin
+from .norm import ContrastNorm, LocalResponseNorm, LocalResponseNormWithin
 from .pool import (
     AvgPool,
     AvgPool1d,
@@ -47,6 +47,7 @@ __all__ = [
     "AvgPool3d",
     "Branches",
     "Context",
+    "ContrastNorm",
     "Conv",
     "Conv1d",
     "Conv2d",

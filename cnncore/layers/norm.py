@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from .. import ops
 from .base import Context, Layer, OpContext
+from .containers import SequentialContext
 
 
 class Norm(Layer):
@@ -22,7 +23,7 @@ class Norm(Layer):
         return y, OpContext(call)
 
     def describe(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.attrs.items())
+        return _told(self.attrs)
 
 
 class LocalResponseNorm(Norm):
@@ -50,3 +51,29 @@ class LocalResponseNormWithin(Norm):
         alpha_over_size: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(kernel=kernel_size, alpha=alpha, beta=beta, k=k, alpha_over_size=alpha_over_size)
+
+
+class ContrastNorm(Layer):
+    """Local contrast normalisation: `ops.subtractive_norm`, then `ops.divisive_norm` with the same window.
+
+    y = v / max(r, mean of r, floor), v = x - its Gaussian mean around, r the Gaussian deviation of v around; over all
+    maps and a window of kernel_size. `sigma` is a quarter of kernel_size by default. Raises ShapeError, CnncoreError.
+    """
+
+    def __init__(
+        self, kernel_size: int | Sequence[int] = 9, sigma: float | None = None, *, floor: float = 1e-4
+    ) -> None:
+        self.attrs = {"kernel": kernel_size, "sigma": sigma, "floor": floor}
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        window = {"kernel": self.attrs["kernel"], "sigma": self.attrs["sigma"]}
+        v, first = ops.subtractive_norm(x, **window)
+        y, second = ops.divisive_norm(v, **self.attrs)
+        return y, SequentialContext((OpContext(first), OpContext(second)))
+
+    def describe(self) -> str:
+        return _told(self.attrs)
+
+
+def _told(attrs: dict[str, Any]) -> str:
+    return ", ".join(f"{'kernel_size' if name == 'kernel' else name}={value}" for name, value in attrs.items())
