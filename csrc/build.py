@@ -26,6 +26,7 @@ SOURCES = [
     "norm.c",
     "pointwise.c",
     "pool.c",
+    "pool_draw.c",
     "pool_power.c",
     "random.c",
     "runtime.c",

@@ -10,8 +10,8 @@
  * backward   Gathers: for every pixel of dx, the list of the windows that hold it, as (output pixel, tap). Every dx is
  *            written once, by one thread: no zeroing, no races.
  *
- * A variant is one function over such a list for up to V channels, `reduce_*` or `spread_*` in pool.c and pool_power.c.
- * The walk is inlined into each, so the calls cost nothing. Included by those files, after twice.h. */
+ * A variant is one function over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c and
+ * pool_draw.c; the walk calls it once per pixel. Included by those files, after twice.h. */
 
 #ifndef POOL_H
 #define POOL_H
@@ -26,14 +26,16 @@ typedef struct {
     double *total;       /* and the sum of its envelope; both only for WEIGHTS */
 } axis_list;
 
-/* What a list entry's `share` holds: nothing; what an average divides by; its weight in a Gaussian envelope. */
-enum { NO_SHARE, COUNTS, WEIGHTS };
+/* What a list entry's `share` holds: nothing; 1; what an average divides by; its weight in a Gaussian envelope. A flat
+ * envelope, of sigma = Inf, makes means. */
+enum { NO_SHARE, ONES, COUNTS, WEIGHTS };
 
 /* How a walk goes. */
 typedef struct {
     int backward, share;
     int64_t count_include_pad;
     double sigma; /* of the envelope, in elements */
+    int64_t room; /* bytes per list entry that the variant wants for itself */
 } walk_kind;
 
 static axis_list take_axis(const cc_window *w, int a, int backward, cc_arena *arena) {
@@ -121,15 +123,17 @@ static void fill_again(axis_list *l, int64_t pixels, int backward) {
 #define BLOCK (LINES * V)
 
 /* One pixel's list: `at` offsets in elements (behind `base`), `tap` numbers in the window, `share` see above (of an
- * average's forward there is one). */
+ * average's forward there is one), `room` for the variant's use. */
 #define pool_list FN(cc_pool_list)
 typedef struct {
     int64_t count, base, *at, *tap;
     REAL *share;
+    void *room;
 } pool_list;
 
 /* The maps of a walk, NULL where a variant has none: read at the list's offsets (`in`, and `chosen`, winners), read at
- * the pixel itself (`here`), written there (`out`, and `choice`, winners). A variant gets them moved to its place. */
+ * the pixel itself (`here`), written there (`out`, and `choice`, winners). A variant gets them moved to its place: one
+ * pixel, first channel. */
 #define pool_maps FN(cc_pool_maps)
 typedef struct {
     const REAL *in[3], *here;
@@ -139,7 +143,35 @@ typedef struct {
 } pool_maps;
 
 #define pool_fn FN(cc_pool_fn)
-typedef void pool_fn(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes);
+typedef void pool_fn(const pool_list *l, const pool_maps *m, const void *p, int64_t channels);
+
+INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
+    pool_maps to = {{0}};
+    for (int i = 0; i < 3; i++) to.in[i] = m->in[i] ? m->in[i] + in : NULL;
+    for (int i = 0; i < 2; i++) to.out[i] = m->out[i] ? m->out[i] + here : NULL;
+    to.here = m->here ? m->here + here : NULL;
+    to.chosen = m->chosen ? m->chosen + in : NULL;
+    to.choice = m->choice ? m->choice + here : NULL;
+    return to;
+}
+
+/* The body of a variant: `one(list, maps, params, lanes, ...)` for every vector of the channels, and for the rest. */
+#define FULL_VECTORS(one, ...)                                                                                      \
+    for (; c + V <= channels; c += V) {                                                                             \
+        const pool_maps lane = FN(move_maps)(m, c, c);                                                              \
+        one(l, &lane, p, V, ##__VA_ARGS__);                                                                         \
+    }
+#define REST(one, ...)                                                                                              \
+    if (c < channels) {                                                                                             \
+        const pool_maps lane = FN(move_maps)(m, c, c);                                                              \
+        one(l, &lane, p, channels - c, ##__VA_ARGS__);                                                              \
+    }
+#define VARIANT(name)                                                                                               \
+    static void FN(name)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {                 \
+        int64_t c = 0;                                                                                              \
+        FULL_VECTORS(FN(name##_one))                                                                                \
+        REST(FN(name##_one))                                                                                        \
+    }
 
 INLINE ivec FN(load_winner)(const int32_t *p, int64_t lanes) {
     ivec v;
@@ -164,7 +196,7 @@ INLINE void FN(store_winner)(int32_t *p, ivec v, int64_t lanes) {
 }
 
 /* dy to the element that won. in: dy; chosen: winner. */
-INLINE void FN(spread_winner)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
+INLINE void FN(spread_winner_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
     vec sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
         ivec won = FN(load_winner)(m->chosen + l->at[i], lanes) == (ivec){0} + (INT)l->tap[i];
@@ -212,6 +244,7 @@ INLINE void FN(fill_list)(const pool_walk *k, const int64_t at[3], const int64_t
             for (int64_t m = x[2].first[at[2]]; m < x[2].first[at[2] + 1]; m++) {
                 l->at[l->count] = x[0].index[i] * in[0] + x[1].index[j] * in[1] + x[2].index[m] * in[2];
                 l->tap[l->count] = (x[0].tap[i] * w->kernel[1] + x[1].tap[j]) * w->kernel[2] + x[2].tap[m];
+                if (share == ONES) l->share[l->count] = 1;
                 if (share == WEIGHTS) l->share[l->count] = (REAL)(x[0].weight[i] * x[1].weight[j] * x[2].weight[m]);
                 if (share == COUNTS && backward)
                     l->share[l->count] = (REAL)(x[0].counted[x[0].index[i]] * x[1].counted[x[1].index[j]] *
@@ -222,19 +255,9 @@ INLINE void FN(fill_list)(const pool_walk *k, const int64_t at[3], const int64_t
         l->share[0] = (REAL)(x[0].counted[at[0]] * x[1].counted[at[1]] * x[2].counted[at[2]]);
 }
 
-INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
-    pool_maps to = {{0}};
-    for (int i = 0; i < 3; i++) to.in[i] = m->in[i] ? m->in[i] + in : NULL;
-    for (int i = 0; i < 2; i++) to.out[i] = m->out[i] ? m->out[i] + here : NULL;
-    to.here = m->here ? m->here + here : NULL;
-    to.chosen = m->chosen ? m->chosen + in : NULL;
-    to.choice = m->choice ? m->choice + here : NULL;
-    return to;
-}
-
 /* Row `row` (of size[0] * size[1]) of the maps of `channels` channels, which stand 1 apart; `in` holds the strides of
  * what the lists point at, `here` those of what is written. `lists` has one list per pixel of a period. */
-INLINE void FN(walk_row)(const pool_walk *k, const pool_maps *m, int64_t channels, const int64_t in[3],
+static void FN(walk_row)(const pool_walk *k, const pool_maps *m, int64_t channels, const int64_t in[3],
                          const int64_t here[3], int64_t row, pool_list *lists, pool_fn *variant, const void *p) {
     const axis_list *line = &k->axis[2];
     int64_t at[3] = {row / k->size[1], row % k->size[1], 0}, turn = 0;
@@ -244,13 +267,7 @@ INLINE void FN(walk_row)(const pool_walk *k, const pool_maps *m, int64_t channel
         if (line->again[at[2]]) l->base += line->shift * in[2];
         else FN(fill_list)(k, at, in, l);
         const pool_maps pixel = FN(move_maps)(m, l->base, at[0] * here[0] + at[1] * here[1] + at[2] * here[2]);
-        int64_t c = 0;
-        for (; c + V <= channels; c += V) {
-            const pool_maps lane = FN(move_maps)(&pixel, c, c);
-            variant(l, &lane, p, V);
-        }
-        const pool_maps lane = FN(move_maps)(&pixel, c, c);
-        if (c < channels) variant(l, &lane, p, channels - c);
+        variant(l, &pixel, p, channels);
     }
 }
 
@@ -307,8 +324,8 @@ typedef struct {
     pool_walk walk;
     pool_tensors t;
     int last; /* channels last: a task is a row of an image; else it is a block of channels of an image */
-    int64_t tasks, rows, blocks, ins, outs, list_bytes, own_bytes, bytes;
-    char *own; /* per thread: lists, then the transposed blocks */
+    int64_t tasks, rows, blocks, ins, outs, room, list_bytes, own_bytes, bytes;
+    char *own; /* per thread: lists, the variant's room, then the transposed blocks */
 } pool_job;
 
 /* Bytes of the transposed block of a map of `pixels` pixels and this many bytes per number; none of one that is not. */
@@ -328,7 +345,8 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     j.rows = j.walk.size[0] * j.walk.size[1];
     j.blocks = cc_ceil_div(y->shape[1], BLOCK);
     j.tasks = y->shape[0] * (j.last ? j.rows : j.blocks);
-    j.list_bytes = cc_round_up(period * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
+    j.room = cc_round_up(period * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
+    j.list_bytes = j.room + cc_round_up(j.walk.most * kind.room, 64);
     j.own_bytes = j.list_bytes;
     if (!j.last) {
         for (int i = 0; i < 3; i++) j.own_bytes += FN(block_bytes)(t.in[i], j.ins, sizeof(REAL));
@@ -348,7 +366,8 @@ static pool_list *FN(thread_lists)(const pool_job *j, char *own) {
     int64_t *pairs = (int64_t *)(lists + period);
     REAL *shares = (REAL *)(pairs + 2 * period * most);
     for (int64_t i = 0; i < period; i++)
-        lists[i] = (pool_list){0, 0, pairs + 2 * i * most, pairs + (2 * i + 1) * most, shares + i * most};
+        lists[i] = (pool_list){0,           0, pairs + 2 * i * most, pairs + (2 * i + 1) * most, shares + i * most,
+                               own + j->room};
     return lists;
 }
 
@@ -383,7 +402,7 @@ static void *FN(reserve)(char **to, const void *target, int64_t pixels, int64_t 
     return block;
 }
 
-INLINE void FN(run_task)(const pool_job *j, int64_t task, pool_fn *variant, const void *p) {
+static void FN(run_task)(const pool_job *j, int64_t task, pool_fn *variant, const void *p) {
     char *own = j->own + j->own_bytes * cc_thread(), *free = own + j->list_bytes;
     pool_list *lists = FN(thread_lists)(j, own);
     const int64_t i = task / (j->last ? j->rows : j->blocks);
@@ -412,11 +431,15 @@ INLINE void FN(run_task)(const pool_job *j, int64_t task, pool_fn *variant, cons
     if (m.choice) FN(winner_out)(m.choice, b.choice, j->outs, channels);
 }
 
-/* The body of a kernel. Each repeats the parallel loop, so that its variant is inlined into it. */
-#define POOL(tensors, kind, variant)                                                                                \
-    const pool_job job = FN(plan)((pool_tensors)tensors, &p->window, (walk_kind)kind, scratch);                       \
-    if (!scratch) return job.bytes;                                                                                 \
-    PARALLEL_FOR                                                                                                    \
-    for (int64_t task = 0; task < job.tasks; task++) FN(run_task)(&job, task, variant, p);                           \
+/* The body of a kernel. */
+static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool_fn *variant, const void *p,
+                        void *scratch) {
+    const pool_job job = FN(plan)(t, w, kind, scratch);
+    if (!scratch) return job.bytes;
+    PARALLEL_FOR
+    for (int64_t task = 0; task < job.tasks; task++) FN(run_task)(&job, task, variant, p);
     return 0;
+}
+#define POOL(tensors, kind, variant, params) \
+    return FN(pool)((pool_tensors)tensors, &p->window, (walk_kind)kind, variant, params, scratch);
 #define AS(...) {__VA_ARGS__}

@@ -1,46 +1,81 @@
 /* Pools of powers: what they do with a window's list. The walk: pool.h. With m a window's largest magnitude, powers are
  * taken of |x| / m; where m is 0, infinite or NaN, y is m. See cnncore/ops/pool.py.
  *
- * No product is fused with a sum in this file: a draw must choose the same element as on every other backend. */
-#ifdef __clang__
-#pragma STDC FP_CONTRACT OFF
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
+ * lp_pool is gaussian_lp_pool with other weights: 1 for every element, or 1 / n with `normalize`. */
 #include "twice.h"
 
 #ifdef REAL
 #include "pool.h"
+#include "vmath.h"
 
-INLINE vec FN(magnitude)(vec v) { return FN(select)(v < 0, -v, v); }
-INLINE vec FN(positive)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* NaN stays */
+INLINE vec FN(positive)(vec v) { return FN(magnitude)(FN(select)(v <= 0, (vec){0}, v)); } /* NaN stays */
 INLINE vec FN(sign)(vec v) { return FN(select)(v > 0, (vec){0} + 1, FN(select)(v < 0, (vec){0} - 1, v)); }
 INLINE ivec FN(is_number)(vec m) { return (m > 0) & (m < (REAL)INFINITY); }
 
-/* v^e for v >= 0, lane by lane; small whole exponents without pow. */
-INLINE vec FN(power)(vec v, double e) {
+/* --- powers ---
+ * Multiples of 1/2 up to 4 are products and a square root. Which one is wanted is decided once per pixel, so that no loop
+ * asks. */
+
+#ifndef POOL_POWER_H
+#define POOL_POWER_H
+enum { MOST_HALVES = 8, ANY_POWER };
+
+static int halves_of(double e) {
+    return e >= 0 && e <= MOST_HALVES / 2 && 2 * e == (int)(2 * e) ? (int)(2 * e) : ANY_POWER;
+}
+
+/* A variant that takes powers to e: `one(..., halves)`, as a constant wherever it is worth it. */
+#define EACH_VECTOR_AT_POWER(one, e)                                                                                \
+    const int halves = halves_of(e);                                                                                \
+    int64_t c = 0;                                                                                                  \
+    switch (halves) {                                                                                               \
+    case 0: FULL_VECTORS(one, 0) break;                                                                             \
+    case 1: FULL_VECTORS(one, 1) break;                                                                             \
+    case 2: FULL_VECTORS(one, 2) break;                                                                             \
+    case 3: FULL_VECTORS(one, 3) break;                                                                             \
+    case 4: FULL_VECTORS(one, 4) break;                                                                             \
+    case 5: FULL_VECTORS(one, 5) break;                                                                             \
+    case 6: FULL_VECTORS(one, 6) break;                                                                             \
+    case 7: FULL_VECTORS(one, 7) break;                                                                             \
+    case 8: FULL_VECTORS(one, 8) break;                                                                             \
+    default: FULL_VECTORS(one, ANY_POWER)                                                                           \
+    }                                                                                                               \
+    REST(one, halves)
+#endif
+
+/* v^e for v >= 0 */
+INLINE vec FN(power)(vec v, double e, int halves) {
+    if (halves == ANY_POWER) return FN(pow)(v, FN(splat)((REAL)e));
     const vec square = v * v;
-    if (e == 0) return (vec){0} + 1;
-    if (e == 1) return v;
-    if (e == 2) return square;
-    if (e == 3) return square * v;
-    if (e == 4) return square * square;
-    for (int i = 0; i < V; i++) v[i] = REAL_IS_FLOAT ? powf(v[i], (float)e) : pow(v[i], e);
-    return v;
+    vec y = halves & 1 ? FN(square_root)(v) : FN(splat)(1);
+    if (halves & 2) y *= v;
+    if (halves & 4) y *= square;
+    if (halves & 8) y *= square * square;
+    return y;
 }
 
-INLINE vec FN(square_root)(vec v) {
-    for (int i = 0; i < V; i++) v[i] = REAL_IS_FLOAT ? sqrtf(v[i]) : sqrt(v[i]);
-    return v;
+/* v^(1/p) */
+INLINE vec FN(root)(vec v, double p, int halves) {
+    if (halves == 2) return v;
+    if (halves == 4) return FN(square_root)(v);
+    if (halves == 8) return FN(square_root)(FN(square_root)(v));
+    return FN(pow)(v, FN(splat)((REAL)(1 / p)));
 }
 
-INLINE vec FN(root)(vec v, double p) {
-    if (p == 2) return FN(square_root)(v);
-    if (p == 4) return FN(square_root)(FN(square_root)(v));
-    return FN(power)(v, 1 / p);
+/* --- a window's largest element --- */
+
+/* The largest `of` the window's elements; a NaN beats every number. `of` gives no negative number and no NaN with a sign,
+ * so that its bits, as integers, are in the same order. */
+INLINE vec FN(largest)(const pool_list *l, const pool_maps *m, vec of(vec), int64_t lanes) {
+    ivec best = {0};
+    for (int64_t i = 0; i < l->count; i++) {
+        const ivec v = (ivec)of(FN(load_n)(m->in[0] + l->at[i], lanes));
+        best = FN(iselect)(v > best, v, best);
+    }
+    return (vec)best;
 }
 
-/* The largest `of` the window's elements; a NaN beats every number. `won`: the tap of the first of the largest. */
+/* The same, and the tap of the first of the largest. */
 INLINE vec FN(peak)(const pool_list *l, const pool_maps *m, vec of(vec), ivec *won, int64_t lanes) {
     vec best = of(FN(load_n)(m->in[0] + l->at[0], lanes));
     *won = (ivec){0} + (INT)l->tap[0];
@@ -53,209 +88,185 @@ INLINE vec FN(peak)(const pool_list *l, const pool_maps *m, vec of(vec), ivec *w
     return best;
 }
 
-/* --- lp_pool ---------------------------------------------------------------------------------------------------- */
+/* a / best is a * step * inverse: no division per element. The step, a power of two, keeps the inverse from overflow
+ * and its bits from underflow. */
+#define window_unit FN(cc_window_unit)
+typedef struct { vec step, inverse; } window_unit;
 
-INLINE void FN(reduce_lp)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const cc_lp_pool *p = params;
-    ivec won;
-    const vec best = FN(peak)(l, m, FN(magnitude), &won, lanes);
-    if (isinf(p->p)) {
-        FN(store_n)(m->out[0], best, lanes);
-        FN(store_winner)(m->choice, won, lanes);
-        return;
-    }
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++)
-        sum += FN(power)(FN(magnitude)(FN(load_n)(m->in[0] + l->at[i], lanes)) / best, p->p);
-    if (p->normalize) sum /= l->share[0];
-    FN(store_n)(m->out[0], FN(select)(FN(is_number)(best), best * FN(root)(sum, p->p), best), lanes);
+INLINE window_unit FN(unit)(vec best) {
+    const REAL far = REAL_IS_FLOAT ? (REAL)0x1p64 : (REAL)0x1p512;
+    const vec up = FN(select)(best < 1 / far, FN(splat)(far), FN(splat)(1));
+    const vec step = FN(select)(best > far, FN(splat)(1 / far), up);
+    return (window_unit){step, 1 / (best * step)};
 }
 
-/* in: dy, y; here: x. */
-INLINE void FN(spread_lp)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const cc_lp_pool *p = params;
-    const vec x = FN(load_n)(m->here, lanes), a = FN(magnitude)(x);
+/* --- lp_pool, gaussian_lp_pool: `share` holds the weights --------------------------------------------------------- */
+
+INLINE void FN(reduce_lp_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes, int halves) {
+    const double e = *(const double *)p;
+    const vec best = FN(largest)(l, m, FN(magnitude), lanes);
+    const window_unit unit = FN(unit)(best);
     vec sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
-        vec share = FN(load_n)(m->in[0] + l->at[i], lanes);
-        if (isinf(p->p)) {
-            const ivec won = FN(load_winner)(m->chosen + l->at[i], lanes) == (ivec){0} + (INT)l->tap[i];
-            sum += (vec)((ivec)share & won);
-            continue;
-        }
-        const vec y = FN(load_n)(m->in[1] + l->at[i], lanes);
-        if (p->normalize) share /= l->share[i];
-        sum += FN(select)(y == 0, (vec){0}, share * FN(power)(a / y, p->p - 1));
+        const vec a = FN(magnitude)(FN(load_n)(m->in[0] + l->at[i], lanes));
+        sum += l->share[i] * FN(power)(a * unit.step * unit.inverse, e, halves);
     }
-    FN(store_n)(m->out[0], FN(sign)(x) * sum, lanes);
+    FN(store_n)(m->out[0], FN(select)(FN(is_number)(best), best * FN(root)(sum, e, halves), best), lanes);
 }
 
-/* --- gaussian_lp_pool: `share` holds the envelope's weights ------------------------------------------------------- */
-
-INLINE void FN(reduce_gaussian)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const cc_gaussian_lp_pool *p = params;
-    ivec won;
-    const vec best = FN(peak)(l, m, FN(magnitude), &won, lanes);
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++)
-        sum += l->share[i] * FN(power)(FN(magnitude)(FN(load_n)(m->in[0] + l->at[i], lanes)) / best, p->p);
-    FN(store_n)(m->out[0], FN(select)(FN(is_number)(best), best * FN(root)(sum, p->p), best), lanes);
+static void FN(reduce_lp)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+    EACH_VECTOR_AT_POWER(FN(reduce_lp_one), *(const double *)p)
 }
 
-/* in: dy, y; here: x. */
-INLINE void FN(spread_gaussian)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const cc_gaussian_lp_pool *p = params;
+/* in: dy, y; here: x. `halves` is p - 1. */
+INLINE void FN(spread_lp_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes, int halves) {
     const vec x = FN(load_n)(m->here, lanes), a = FN(magnitude)(x);
     vec sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
         const vec y = FN(load_n)(m->in[1] + l->at[i], lanes), dy = FN(load_n)(m->in[0] + l->at[i], lanes);
-        sum += FN(select)(y == 0, (vec){0}, l->share[i] * dy * FN(power)(a / y, p->p - 1));
+        const vec slope = FN(power)(a / y, *(const double *)p - 1, halves);
+        sum += FN(select)(y == 0, (vec){0}, l->share[i] * dy * slope);
     }
     FN(store_n)(m->out[0], FN(sign)(x) * sum, lanes);
 }
 
-/* --- stochastic_pool -------------------------------------------------------------------------------------------- */
-
-INLINE double FN(weight)(double a, double best, double power) {
-    const double r = a / best;
-    return power == 1 ? r : power == 2 ? r * r : pow(r, power);
+static void FN(spread_lp)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+    EACH_VECTOR_AT_POWER(FN(spread_lp_one), *(const double *)p - 1)
 }
 
-/* here: u. Sums in double, in order, and without fused multiply-add (see the top): the same draw on every backend. */
-INLINE void FN(reduce_stochastic)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const double power = ((const cc_stochastic_pool *)params)->power;
+/* p = inf */
+INLINE void FN(reduce_peak_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
     ivec won;
-    const vec best = FN(peak)(l, m, FN(positive), &won, lanes);
-    vec y = best;
-    const vec u = FN(load_n)(m->here, lanes);
-    double limit[V] = {0}, running[V] = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec a = FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes));
-        for (int j = 0; j < V; j++) limit[j] += FN(weight)(a[j], best[j], power);
-    }
-    for (int j = 0; j < V; j++) limit[j] *= u[j];
-    ivec open = FN(is_number)(best); /* lanes that look for their element */
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec a = FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes));
-        ivec passed = {0}, some = {0};
-        for (int j = 0; j < V; j++) {
-            const double w = FN(weight)(a[j], best[j], power);
-            running[j] += w;
-            passed[j] = -(INT)(running[j] > limit[j]);
-            some[j] = -(INT)(w > 0);
-        }
-        const ivec take = open & some; /* the last positive one so far, until the sum passes */
-        y = FN(select)(take, a, y);
-        won = FN(iselect)(take, (ivec){0} + (INT)l->tap[i], won);
-        open &= ~passed;
-    }
-    won = FN(iselect)(best == 0, (ivec){0} - 1, won);
-    FN(store_n)(m->out[0], y, lanes);
+    FN(store_n)(m->out[0], FN(peak)(l, m, FN(magnitude), &won, lanes), lanes);
     FN(store_winner)(m->choice, won, lanes);
 }
+VARIANT(reduce_peak)
+
+/* in: dy; chosen: winner; here: x. */
+INLINE void FN(spread_peak_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
+    const vec x = FN(load_n)(m->here, lanes);
+    FN(spread_winner_one)(l, m, p, lanes);
+    FN(store_n)(m->out[0], FN(sign)(x) * FN(load_n)(m->out[0], lanes), lanes);
+}
+VARIANT(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
-INLINE void FN(reduce_expectation)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const double power = ((const cc_expectation_pool *)params)->power;
-    ivec won;
-    const vec best = FN(peak)(l, m, FN(positive), &won, lanes);
+INLINE void FN(reduce_expectation_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes,
+                                       int halves) {
+    const double e = *(const double *)p;
+    const vec best = FN(largest)(l, m, FN(positive), lanes), most = FN(splat)((REAL)INFINITY);
+    const window_unit unit = FN(unit)(best);
     const ivec number = FN(is_number)(best);
     vec total = {0}, sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
-        const vec r = FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes)) / best, w = FN(power)(r, power);
+        const vec r = FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes)) * unit.step * unit.inverse;
+        const vec w = FN(power)(r, e, halves);
         total += w;
         sum += w * r;
     }
-    const vec share = sum / total, most = (vec){0} + (REAL)INFINITY;
+    const vec share = sum / total;
     FN(store_n)(m->out[0], FN(select)(number, best * share, best), lanes);
-    FN(store_n)(m->out[1], FN(select)(number, total / FN(power)(share, power), most), lanes);
+    FN(store_n)(m->out[1], FN(select)(number, total / FN(power)(share, e, halves), most), lanes);
 }
 
-/* in: dy, y, total; here: x. */
-INLINE void FN(spread_expectation)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
-    const double power = ((const cc_expectation_pool *)params)->power;
+static void FN(reduce_expectation)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+    EACH_VECTOR_AT_POWER(FN(reduce_expectation_one), *(const double *)p)
+}
+
+/* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `halves` is power - 1. */
+INLINE void FN(spread_expectation_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes,
+                                       int halves) {
+    const double e = *(const double *)p;
     const vec x = FN(load_n)(m->here, lanes), a = FN(positive)(x);
     vec sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
         const vec y = FN(load_n)(m->in[1] + l->at[i], lanes), r = a / y;
         const vec share = FN(load_n)(m->in[0] + l->at[i], lanes) / FN(load_n)(m->in[2] + l->at[i], lanes);
-        const vec slope = (REAL)(power + 1) * FN(power)(r, power) - (REAL)power * FN(power)(r, power - 1);
+        const vec slope = FN(power)(r, e - 1, halves) * ((REAL)(e + 1) * r - (REAL)e);
         sum += FN(select)(y == 0, (vec){0}, slope * share);
     }
     FN(store_n)(m->out[0], FN(select)(x <= 0, (vec){0}, sum), lanes);
 }
 
-/* --- entropy_pool ----------------------------------------------------------------------------------------------- */
+static void FN(spread_expectation)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+    EACH_VECTOR_AT_POWER(FN(spread_expectation_one), *(const double *)p - 1)
+}
 
-INLINE void FN(reduce_entropy)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
+/* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
+
+INLINE void FN(reduce_entropy_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
     ivec won;
     const vec best = FN(peak)(l, m, FN(positive), &won, lanes);
+    const window_unit unit = FN(unit)(best);
     const ivec number = FN(is_number)(best);
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) sum += FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes)) / best;
-    const vec ratio = l->share[0] / sum;
+    vec mean = {0};
+    for (int64_t i = 0; i < l->count; i++)
+        mean += l->share[i] * (FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes)) * unit.step * unit.inverse);
+    const vec ratio = 1 / mean;
     FN(store_n)(m->out[0], FN(select)(number, best * ratio, best), lanes);
     FN(store_n)(m->out[1], FN(select)(number, ratio, (vec){0}), lanes);
     FN(store_winner)(m->choice, FN(iselect)(best == 0, (ivec){0} - 1, won), lanes);
 }
+VARIANT(reduce_entropy)
 
 /* in: dy, ratio; chosen: winner; here: x. */
-INLINE void FN(spread_entropy)(const pool_list *l, const pool_maps *m, const void *params, int64_t lanes) {
+INLINE void FN(spread_entropy_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
     const vec x = FN(load_n)(m->here, lanes);
     vec sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
         const vec dy = FN(load_n)(m->in[0] + l->at[i], lanes), ratio = FN(load_n)(m->in[1] + l->at[i], lanes);
         const ivec won = FN(load_winner)(m->chosen + l->at[i], lanes) == (ivec){0} + (INT)l->tap[i];
-        sum += FN(select)(won, 2 * ratio * dy, (vec){0}) - ratio * ratio / l->share[i] * dy;
+        sum += FN(select)(won, 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
     }
     FN(store_n)(m->out[0], FN(select)(x <= 0, (vec){0}, sum), lanes);
 }
+VARIANT(spread_entropy)
 
-/* --- the kernels ------------------------------------------------------------------------------------------------ */
+/* --- the kernels; a variant that needs an exponent gets a pointer to it as its parameters ------------------------- */
+
+#define MEANS(backward) AS(backward, WEIGHTS, 0, INFINITY)
 
 int64_t FN(lp_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_lp_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y}, .choice = isinf(p->p) ? winner : NULL), AS(0, COUNTS), FN(reduce_lp))
+    const walk_kind kind = p->normalize ? (walk_kind)MEANS(0) : (walk_kind){0, ONES};
+    const pool_tensors t = {.in = {x}, .out = {y}, .choice = isinf(p->p) ? winner : NULL};
+    if (isinf(p->p)) return FN(pool)(t, &p->window, kind, FN(reduce_peak), NULL, scratch);
+    return FN(pool)(t, &p->window, kind, FN(reduce_lp), &p->p, scratch);
 }
 
 int64_t FN(lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in winner, const cc_lp_pool *p, void *scratch) {
-    POOL(AS(.in = {dy, y}, .here = x, .chosen = isinf(p->p) ? winner : NULL, .out = {dx}), AS(1, COUNTS), FN(spread_lp))
+    const walk_kind kind = p->normalize ? (walk_kind)MEANS(1) : (walk_kind){1, ONES};
+    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}};
+    const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}};
+    if (isinf(p->p)) return FN(pool)(peak, &p->window, kind, FN(spread_peak), NULL, scratch);
+    return FN(pool)(t, &p->window, kind, FN(spread_lp), &p->p, scratch);
 }
 
 int64_t FN(gaussian_lp_pool_forward)(cc_out y, cc_in x, const cc_gaussian_lp_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y}), AS(0, WEIGHTS, 0, p->sigma), FN(reduce_gaussian))
+    POOL(AS(.in = {x}, .out = {y}), AS(0, WEIGHTS, 0, p->sigma), FN(reduce_lp), &p->p)
 }
 
 int64_t FN(gaussian_lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, const cc_gaussian_lp_pool *p,
                                       void *scratch) {
-    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}), AS(1, WEIGHTS, 0, p->sigma), FN(spread_gaussian))
-}
-
-int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, const cc_stochastic_pool *p,
-                                    void *scratch) {
-    POOL(AS(.in = {x}, .here = u, .out = {y}, .choice = winner), AS(0), FN(reduce_stochastic))
-}
-
-int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {
-    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}), AS(1), FN(spread_winner))
+    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}), AS(1, WEIGHTS, 0, p->sigma), FN(spread_lp), &p->p)
 }
 
 int64_t FN(expectation_pool_forward)(cc_out y, cc_out total, cc_in x, const cc_expectation_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y, total}), AS(0), FN(reduce_expectation))
+    POOL(AS(.in = {x}, .out = {y, total}), AS(0), FN(reduce_expectation), &p->power)
 }
 
 int64_t FN(expectation_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in total, const cc_expectation_pool *p,
                                       void *scratch) {
-    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}), AS(1), FN(spread_expectation))
+    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}), AS(1), FN(spread_expectation), &p->power)
 }
 
 int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p,
                                  void *scratch) {
-    POOL(AS(.in = {x}, .out = {y, ratio}, .choice = winner), AS(0, COUNTS), FN(reduce_entropy))
+    POOL(AS(.in = {x}, .out = {y, ratio}, .choice = winner), MEANS(0), FN(reduce_entropy), NULL)
 }
 
 int64_t FN(entropy_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in ratio, cc_in winner, const cc_entropy_pool *p,
                                   void *scratch) {
-    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}), AS(1, COUNTS), FN(spread_entropy))
+    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}), MEANS(1), FN(spread_entropy), NULL)
 }
 #endif

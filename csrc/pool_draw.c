@@ -1,0 +1,102 @@
+/* stochastic_pool: draws an element of every window. The walk: pool.h.
+ *
+ * All in double, whatever the maps are, and no product is fused with a sum in this file: a draw must choose the same
+ * element as on every other backend. See cnncore/ops/pool.py. */
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+#include "twice.h"
+
+#ifdef REAL
+#include "pool.h"
+
+#ifndef POOL_DRAW_H
+#define POOL_DRAW_H
+#define W (CC_VECTOR_BYTES / 8)
+typedef double wide __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef int64_t wide_mask __attribute__((vector_size(CC_VECTOR_BYTES)));
+
+INLINE wide wide_select(wide_mask mask, wide a, wide b) { return (wide)((mask & (wide_mask)a) | (~mask & (wide_mask)b)); }
+
+INLINE wide weigh(wide r, double power) {
+    if (power == 1) return r;
+    if (power == 2) return r * r;
+    for (int j = 0; j < W; j++) r[j] = pow(r[j], power);
+    return r;
+}
+#endif
+
+#define narrow FN(cc_narrow)
+typedef REAL narrow __attribute__((vector_size(W * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+
+/* max(x, 0) of W channels; lanes beyond `lanes` are 0 */
+INLINE wide FN(wide_positive)(const REAL *x, int64_t lanes) {
+    wide v = {0};
+    if (lanes == W) v = __builtin_convertvector(*(const narrow *)x, wide);
+    else
+        for (int j = 0; j < lanes; j++) v[j] = x[j];
+    return wide_select(v <= 0, (wide){0}, v); /* NaN stays */
+}
+
+/* What there is in place of a draw where a channel's window holds a NaN or an Inf: the first NaN, or else the first Inf. */
+static void FN(first_odd)(const pool_list *l, const REAL *x, REAL *y, int32_t *winner) {
+    int64_t first = -1;
+    for (int64_t i = 0; i < l->count; i++) {
+        const REAL v = x[l->at[i]];
+        const int nan = v != v;
+        if (nan || (v == (REAL)INFINITY && first < 0)) first = i;
+        if (nan) break;
+    }
+    *y = x[l->at[first]];
+    *winner = (int32_t)l->tap[first];
+}
+
+/* W channels from c on; here: u */
+INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64_t c, int64_t lanes) {
+    const REAL *x = m->in[0] + c;
+    wide *weight = l->room, best = {0}, total = {0}, running = {0}, y = {0};
+    for (int64_t i = 0; i < l->count; i++) {
+        const wide a = FN(wide_positive)(x + l->at[i], lanes);
+        best = wide_select(a > best, a, best);
+    }
+    const wide largest = wide_select(best == 0, best + 1, best);
+    for (int64_t i = 0; i < l->count; i++) {
+        weight[i] = weigh(FN(wide_positive)(x + l->at[i], lanes) / largest, power);
+        total += weight[i];
+    }
+    const wide limit = FN(wide_positive)(m->here + c, lanes) * total;
+    wide_mask open = (wide_mask){0} - 1, won = (wide_mask){0} - 1; /* lanes that look for their element */
+    for (int64_t i = 0; i < l->count; i++) {
+        const wide_mask take = open & (weight[i] > 0); /* the last positive one so far, until the sum passes */
+        y = wide_select(take, FN(wide_positive)(x + l->at[i], lanes), y);
+        won = (take & ((wide_mask){0} + l->tap[i])) | (~take & won);
+        running += weight[i];
+        open &= ~(running > limit);
+    }
+    for (int j = 0; j < lanes; j++) {
+        m->out[0][c + j] = (REAL)y[j];
+        m->choice[c + j] = (int32_t)won[j];
+        if (total[j] != total[j]) FN(first_odd)(l, x + j, m->out[0] + c + j, m->choice + c + j);
+    }
+}
+
+static void FN(reduce_stochastic)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+    int64_t c = 0;
+    for (; c + W <= channels; c += W) FN(draw)(l, m, *(const double *)p, c, W);
+    if (c < channels) FN(draw)(l, m, *(const double *)p, c, channels - c);
+}
+
+VARIANT(spread_winner)
+
+int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, const cc_stochastic_pool *p,
+                                    void *scratch) {
+    POOL(AS(.in = {x}, .here = u, .out = {y}, .choice = winner), AS(.room = sizeof(wide)), FN(reduce_stochastic),
+         &p->power)
+}
+
+int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {
+    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}), AS(.backward = 1), FN(spread_winner), NULL)
+}
+#endif
