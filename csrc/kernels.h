@@ -44,6 +44,7 @@ typedef struct { cc_window window; int64_t pieces, pooled; } cc_maxout; /* poole
 typedef struct { double p; int64_t maps; } cc_dropout; /* maps: each is dropped or kept as a whole */
 typedef struct { int64_t count; } cc_add;
 typedef struct { int64_t count, axis, rank; } cc_concat;
+typedef struct { int64_t start, stop; } cc_slice;
 typedef struct { int64_t before[4], after[4]; double alpha, beta, k; } cc_lrn; /* along C, D, H, W */
 typedef struct { int64_t before[3], after[3]; double sigma[3]; } cc_subtractive_norm; /* along D, H, W */
 typedef struct { int64_t before[3], after[3]; double sigma[3], floor; } cc_divisive_norm;
@@ -94,6 +95,8 @@ KERNEL(add_forward, cc_out y, cc_in xs, const cc_add *p)
 KERNEL(add_backward, cc_out dxs, cc_in dy, const cc_add *p)
 KERNEL(concat_forward, cc_out y, cc_in xs, const cc_concat *p)
 KERNEL(concat_backward, cc_out dxs, cc_in dy, const cc_concat *p)
+KERNEL(slice_forward, cc_out y, cc_in x, const cc_slice *p)
+KERNEL(slice_backward, cc_out dx, cc_in dy, const cc_slice *p)
 
 void cc_exp_f32(float *y, const float *x, int64_t count); /* vmath.h's functions, for their tests */
 void cc_exp_f64(double *y, const double *x, int64_t count);

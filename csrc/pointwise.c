@@ -1,4 +1,4 @@
-/* Element by element: relu, sigmoid, tanh, dropout, add, concat. All maps of a call are dense in one layout, so layout does not matter:
+/* Element by element: relu, sigmoid, tanh, dropout, add, concat, slice. All maps of a call are dense in one layout, so layout does not matter:
  * loops run over memory in order, in pieces that are small enough to share between threads and large enough to be worth
  * it. Plain scalar loops, but for the functions of vmath.h; the compiler vectorises them. Memory traffic is the limit. */
 #include "twice.h"
@@ -170,6 +170,33 @@ int64_t FN(concat_forward)(cc_out y, cc_in xs, const cc_concat *p, void *scratch
 
 int64_t FN(concat_backward)(cc_out dxs, cc_in dy, const cc_concat *p, void *scratch) {
     FN(concat)(dy, dxs, p, 1);
+    return 0;
+}
+
+/* The same for one part of the maps: `back` writes it into a whole of zeros. */
+static void FN(slice)(cc_in whole, cc_in part, const cc_slice *p, int back) {
+    const int64_t inner = whole->stride[1], step = inner * whole->shape[1];
+    const int64_t before = inner * p->start, length = inner * (p->stop - p->start), after = step - before - length;
+    const int64_t outer = step ? cc_count(whole) / step : 0, rows = cc_ceil_div(PIECE, MAX(step, 1));
+    PARALLEL_FOR
+    for (int64_t o0 = 0; o0 < outer; o0 += rows)
+        for (int64_t o = o0; o < MIN(o0 + rows, outer); o++) {
+            REAL *x = (REAL *)whole->data + o * step, *y = (REAL *)part->data + o * length;
+            if (back) {
+                memset(x, 0, before * sizeof(REAL));
+                memcpy(x + before, y, length * sizeof(REAL));
+                memset(x + before + length, 0, after * sizeof(REAL));
+            } else memcpy(y, x + before, length * sizeof(REAL));
+        }
+}
+
+int64_t FN(slice_forward)(cc_out y, cc_in x, const cc_slice *p, void *scratch) {
+    FN(slice)(x, y, p, 0);
+    return 0;
+}
+
+int64_t FN(slice_backward)(cc_out dx, cc_in dy, const cc_slice *p, void *scratch) {
+    FN(slice)(dx, dy, p, 1);
     return 0;
 }
 #endif

@@ -366,6 +366,7 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "dropout": linear_in_its_terms(lambda p: (1, (1, 0))),
     "add": linear_in_its_terms(lambda p: (len(p.arrays), (0,) * len(p.arrays))),
     "concat": copies,
+    "slice": copies,
     "sgd_step": sgd_step,
     "adam_step": adam_step,
 }

@@ -520,6 +520,22 @@ def concat_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     return gradients
 
 
+def slice_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    n, _, *rest = arrays[0].shape
+    y = zeros(n, attrs["stop"] - attrs["start"], *rest)
+    for sample, c, *at in np.ndindex(*y.shape):
+        y[(sample, c, *at)] = arrays[0][(sample, attrs["start"] + c, *at)]
+    return (y,)
+
+
+def slice_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    dx = zeros(*arrays[0].shape)
+    for sample, c, *at in np.ndindex(*dx.shape):
+        if attrs["start"] <= c < attrs["stop"]:
+            dx[(sample, c, *at)] = dy[(sample, c - attrs["start"], *at)]
+    return (dx,)
+
+
 # --- normalisation ---
 
 
@@ -698,6 +714,7 @@ ORACLE = {
     "dropout": Loops(dropout_forward, dropout_backward),
     "add": Loops(add_forward, add_backward),
     "concat": Loops(concat_forward, concat_backward),
+    "slice": Loops(slice_forward, slice_backward),
     "sgd_step": Loops(sgd_step_forward, None),
     "adam_step": Loops(adam_step_forward, None),
 }

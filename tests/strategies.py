@@ -262,6 +262,12 @@ def _concat_edge(draw: HypothesisDraw) -> Case:
     return Case(tuple(draw.normal(*shape[:axis], n, *shape[axis + 1 :]) for n in parts), {"axis": axis})
 
 
+def _slice_edge(draw: HypothesisDraw) -> Case:
+    shape = (draw.integer(1, 3), draw.choice(CHANNELS), *_image(draw))
+    start, stop = sorted((draw.integer(0, shape[1]), draw.integer(0, shape[1])))
+    return Case((draw.normal(*shape),), {"start": start, "stop": stop})
+
+
 def _sgd_edge(draw: HypothesisDraw) -> Case:
     n = draw.choice(LENGTHS)
     attrs = {"lr": 0.1, "momentum": draw.choice([0.0, 0.9]), "nesterov": draw.choice([False, True])}
@@ -292,6 +298,7 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "dropout": _dropout_edge,
     "add": _add_edge,
     "concat": _concat_edge,
+    "slice": _slice_edge,
     "sgd_step": _sgd_edge,
     "adam_step": _adam_edge,
 }

@@ -90,6 +90,7 @@ LARGE = {
     "dropout": lambda r: (r.standard_normal((3, 33, 41, 43)), r.random((3, 33, 41, 43))),
     "add": lambda r: tuple(r.standard_normal((3, 33, 41, 43)) for _ in range(3)),
     "concat": lambda r: tuple(r.standard_normal((3, c, 41, 43)) for c in (7, 33, 1)),
+    "slice": lambda r: (r.standard_normal((3, 41, 41, 43)),),
     "sgd_step": lambda r: tuple(r.standard_normal(100_003) for _ in range(3)),
     "adam_step": lambda r: (*(r.standard_normal(100_003) for _ in range(3)), r.random(100_003)),
 }
@@ -102,6 +103,7 @@ LARGE_ATTRS = {
     "lrn_within": {"kernel": 5, "alpha": 0.1},
     "maxout": {"pieces": 3, **POOLING},
     "dropout": {"p": 0.3},
+    "slice": {"start": 7, "stop": 40},
     "sgd_step": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     "adam_step": {"lr": 0.1, "step": 3, "weight_decay": 0.01},
 }
@@ -201,7 +203,7 @@ def test_an_empty_batch(engine, name, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("name", ["relu", "max_pool", "maxout", "dropout", "add", "concat"])
+@pytest.mark.parametrize("name", ["relu", "max_pool", "maxout", "dropout", "add", "concat", "slice"])
 @engines
 @examples(6)
 @given(data=st.data())
@@ -345,7 +347,7 @@ def test_nan_in_dy_reaches_exactly_its_inputs(engine):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("name", [
-    "relu", "sigmoid", "tanh", "dropout", "add", "softmax", "linear", "concat", "softmax_cross_entropy",
+    "relu", "sigmoid", "tanh", "dropout", "add", "softmax", "linear", "concat", "slice", "softmax_cross_entropy",
 ])  # fmt: skip
 @engines
 def test_special_values_elsewhere(engine, name, value):

@@ -139,6 +139,17 @@ def concat(attrs: Attrs, inputs: Inputs, backend: str) -> Inputs:
     return [cc.ops.concat(*inputs, axis=attrs["axis"], backend=backend)[0]]
 
 
+def slice_(attrs: Attrs, inputs: Inputs, backend: str) -> Inputs:
+    """One axis after the other, as the maps. ONNX counts negative places from the end, and cuts off what lies outside."""
+    x, starts, ends, *rest = inputs
+    axes = rest[0] if rest else range(len(starts))
+    for axis, start, stop in zip(axes, starts, ends, strict=True):
+        start, stop, _ = np.s_[start:stop].indices(x.shape[axis])
+        y, _ = cc.ops.slice(np.moveaxis(x, axis, 1), start=start, stop=max(start, stop), backend=backend)
+        x = np.moveaxis(y, 1, axis)
+    return [x]
+
+
 def dropout(attrs: Attrs, inputs: Inputs, backend: str, mask: np.ndarray | None = None) -> Inputs:
     """Outside training nothing is dropped. In training ONNX's mask is turned into uniforms that give the same one."""
     x = inputs[0]
@@ -179,6 +190,7 @@ TABLE = {
     "MaxPool": ("max_pool", pool("max_pool", "ceil_mode")),
     "Relu": ("relu", plain("relu")),
     "Sigmoid": ("sigmoid", plain("sigmoid")),
+    "Slice": ("slice", slice_),
     "Softmax": ("softmax", softmax),
     "SoftmaxCrossEntropyLoss": ("softmax_cross_entropy", cross_entropy),
     "Sum": ("add", plain("add")),
@@ -195,6 +207,7 @@ REASONS = {
     "shapes differ: add does not broadcast": """
         test_add_bcast test_operator_add_broadcast test_operator_add_size1_broadcast
         test_operator_add_size1_right_broadcast test_operator_add_size1_singleton_broadcast""",
+    "steps: slice takes neighbours": "test_slice_neg_steps",
     "a bias per row: linear has one per output": "test_gemm_default_matrix_bias",
     "dropped by ONNX's own generator, and the case does not say which": """
         test_training_dropout test_training_dropout_default""",

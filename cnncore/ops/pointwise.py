@@ -1,4 +1,4 @@
-"""Element by element: relu, sigmoid, tanh, dropout, add, concat. Kernels: csrc/pointwise.c, pointwise_cuda.py."""
+"""Element by element: relu, sigmoid, tanh, dropout, add, concat, slice. Kernels: csrc/pointwise.c, pointwise_cuda.py."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ dropout = register(
     ),
 )  # fmt: skip
 
-# --- add and concat: where parallel paths meet ---
+# --- add, concat and slice: where parallel paths meet and part ---
 
 
 def add_rule(*xs: Any) -> Spec:
@@ -245,3 +245,43 @@ def concat_domain(draw: domain.Draw) -> Case:
 concat = register(
     Op("concat", concat_rule, concat_forward, concat_backward, {"xs": MANY}, (), concat_domain, flops_free)
 )
+
+
+def slice_rule(x: Any, *, start: int, stop: int) -> Spec:
+    """Some of the maps: those from `start` to before `stop`.
+
+    y[:, j] = x[:, start + j], 0 <= j < stop - start.   Gradient: dy to these maps, 0 to the others.
+
+    Shapes: x (N, C, ...), up to 5 axes, 0 <= start <= stop <= C, to y (N, stop - start, ...).
+    Edges: y may have no maps, or all.
+    Raises ShapeError, DTypeError.
+    Source: ONNX's Slice; the paper's 2.3 pools some maps in one way, others in another.
+    """
+    if len(x.shape) < 2:
+        raise ShapeError(f"slice: x must be (N, C, ...), got shape {tuple(x.shape)}")
+    n, c, *rest = x.shape
+    start, stop = geometry.integer("slice", "start", start, 0), geometry.integer("slice", "stop", stop, 0)
+    if not start <= stop <= c:
+        raise ShapeError(f"slice: expected start <= stop <= {c}, the maps of x; got start={start}, stop={stop}")
+    return Spec(SimpleNamespace(start=start, stop=stop, maps=c), {"y": ((n, stop - start, *rest), None)})
+
+
+def slice_forward(p: Any, x: np.ndarray) -> Arrays:
+    return (x[:, p.start : p.stop].copy(),)
+
+
+def slice_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray) -> Arrays:
+    if not needs[0]:
+        return (None,)
+    dx = np.zeros((len(dy), p.maps, *dy.shape[2:]), dy.dtype)
+    dx[:, p.start : p.stop] = dy
+    return (dx,)
+
+
+def slice_domain(draw: domain.Draw) -> Case:
+    x = draw.normal(draw.integer(1, 3), draw.integer(1, 6), *_shape(draw)[:3])
+    start = draw.integer(0, x.shape[1] - 1)
+    return Case((x,), {"start": start, "stop": draw.integer(start + 1, x.shape[1])})
+
+
+slice = register(Op("slice", slice_rule, slice_forward, slice_backward, {"x": MAP}, (), slice_domain, flops_free))

@@ -1,4 +1,4 @@
-"""relu, sigmoid, tanh, dropout, add and concat on the device. Definition: pointwise.py.
+"""relu, sigmoid, tanh, dropout, add, concat and slice on the device. Definition: pointwise.py.
 
 Arrays are flat; thread i takes elements i, i + grid size, ..., so a warp reads and writes neighbours. `block_copy` is
 two-dimensional: threads run along a row of both arrays, and over rows.
@@ -99,6 +99,17 @@ def block_copy(to: Float2, source: Float2, to_at: Int, source_at: Int, width: In
             to[row, to_at + j] = source[row, source_at + j]
 
 
+@kernel
+def slice_backward(dx: Float2, dy: Float2, before: Int) -> None:
+    """Row by row: dy from column `before` on, 0 in the other columns."""
+    column, row0 = cuda.grid(2)
+    step, rows = cuda.gridsize(2)
+    for row in range(row0, dx.shape[0], rows):
+        for j in range(column, dx.shape[1], step):
+            inside = before <= j < before + dy.shape[1]
+            dx[row, j] = dy[row, j - before] if inside else dx.dtype.type(0)
+
+
 # --- on the host ---
 
 
@@ -196,6 +207,20 @@ def _concat_backward(p: Any, needs: tuple[bool, ...], dy: Any) -> Arrays:
     return tuple(grads)
 
 
+def _slice_forward(p: Any, out: Arrays, x: Any) -> None:
+    y, source = _rows(out[0], 1), _rows(x, 1)
+    block_copy.plane(y.shape[1], y.shape[0], y, source, 0, p.start * math.prod(x.shape[2:]), y.shape[1])
+
+
+def _slice_backward(p: Any, needs: tuple[bool, ...], dy: Any) -> Arrays:
+    if not needs[0]:
+        return (None,)
+    dx = empty((dy.shape[0], p.maps, *dy.shape[2:]), dy.dtype)
+    into, part = _rows(dx, 1), _rows(dy, 1)
+    slice_backward.plane(into.shape[1], into.shape[0], into, part, p.start * math.prod(dy.shape[2:]))
+    return (dx,)
+
+
 TABLE = {
     "relu": (_function(relu_forward), _from_output(relu_backward)),
     "sigmoid": (_function(sigmoid_forward), _from_output(sigmoid_backward)),
@@ -203,4 +228,5 @@ TABLE = {
     "dropout": (_dropout_forward, _dropout_backward),
     "add": (_add_forward, _add_backward),
     "concat": (_concat_forward, _concat_backward),
+    "slice": (_slice_forward, _slice_backward),
 }
