@@ -127,6 +127,17 @@ def test_train_saves_what_it_says(capsys, tmp_path: Path) -> None:
     assert metrics["pictures"] == ([] if plots.missing() else ["learning_curve.png", "filters.png"])
 
 
+def test_train_with_every_network_of_the_digits(capsys) -> None:
+    """With its own pooling, and with one that the command names."""
+    for name, pool in (("zeiler_fergus", "StochasticPool2d"), ("any_size", "MaxPool2d")):
+        assert pool in repr(getattr(cnncore.models, name)())
+        assert main(["train", name, *TINY, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["settings"]["pool"] is None
+    for name, pool in (("any_size", "stochastic"), ("deep_maxout", "max+lp4")):
+        assert main(["train", name, *TINY, "--json", "--pool", pool, "--dropout", "0.1"]) == 0
+        assert json.loads(capsys.readouterr().out)["settings"]["pool"] == pool
+
+
 def test_train_prints_confusion_and_where_it_saved(capsys) -> None:
     assert main(["train", "lenet", *TINY, "--run-dir", "here", "--optimizer", "adam"]) == 0
     text = capsys.readouterr().out

@@ -396,7 +396,7 @@ def test_repr_reads_like_the_call():
         (lambda: ly.MaxPool2d(2).forward(np.ones((1, 1, 4))), cc.ShapeError, "MaxPool2d: x must be (N, C, *S) with 2"),
         (lambda: ly.Conv1d(1, 1, 1).forward([1.0]), cc.ShapeError, "Conv1d: x must be (N, C, *S) with 1 spatial"),
         (lambda: ly.Flatten().forward(np.ones(3)), cc.ShapeError, "Flatten: x must be (N, ...)"),
-        (lambda: cc.models.lenet(pool="median"), cc.CnncoreError, "pool must be one of max, avg"),
+        (lambda: cc.models.lenet(pool="median"), cc.CnncoreError, "lenet: pool must be one of max, avg"),
     ],
 )
 def test_wrong_use_says_what_is_wrong(make, error, text):

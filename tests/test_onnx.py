@@ -140,7 +140,7 @@ def concat(attrs: Attrs, inputs: Inputs, backend: str) -> Inputs:
 
 
 def slice_(attrs: Attrs, inputs: Inputs, backend: str) -> Inputs:
-    """One axis after the other, as the maps. ONNX counts negative places from the end, and cuts off what lies outside."""
+    """One axis after the other, as maps. ONNX counts negative places from the end, and cuts off what lies outside."""
     x, starts, ends, *rest = inputs
     axes = rest[0] if rest else range(len(starts))
     for axis, start, stop in zip(axes, starts, ends, strict=True):

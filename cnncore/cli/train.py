@@ -50,8 +50,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--optimizer", "sgd", "SGD with momentum 0.9, or Adam", choices=sorted(RATES))
     add("--lr", None, "first learning rate, to fall along a cosine (default: 0.03 sgd, 0.001 adam)", type=float)
     add("--weight-decay", 5e-4, "of weights, not of biases", type=float)
-    add("--pool", "max", "pooling of the model")
-    add("--dropout", 0.5, "share of hidden units dropped", type=float)
+    add("--pool", None, "max, avg, lp4, stochastic, max+avg, ... (default: the model's own)")
+    add("--dropout", None, "share of hidden units dropped (default: the model's own)", type=float)
     add("--shift", 2, "training images are shifted by up to this many pixels", type=int)
     add("--images", None, "train on the first so many images only", type=int, metavar="N")
     add("--data", None, "folder with full MNIST's four files instead of the embedded 10,000 digits", metavar="DIR")
@@ -77,7 +77,8 @@ def train(args: argparse.Namespace, run_dir: Path) -> dict[str, Any]:
         (x, y), test = data.mnist(args.data) if args.data else data.mnist10k()
         count = len(x) if args.images is None else integer("train", "images", args.images, 1)
         train_set = x[:count], y[:count]
-        net = getattr(models, args.model)(pool=args.pool, dropout=args.dropout, seed=args.seed)
+        own = {name: value for name in ("pool", "dropout") if (value := getattr(args, name)) is not None}
+        net = getattr(models, args.model)(**models.DIGITS[args.model], **own, seed=args.seed)
         trainer = Trainer(net, optimizer(net, args), CosineLR(epochs), seed=args.seed, run_dir=run_dir, quiet=args.json)
         trainer.fit(
             train_set, test, epochs=epochs, batch_size=args.batch_size, augment=data.shift(args.shift),

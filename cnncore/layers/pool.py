@@ -1,4 +1,4 @@
-"""Pooling layers: one n-d class over the pooling ops, one entry below for each."""
+"""Pooling layers: one n-d class over the pooling ops, one entry below for each, and the same over all of S."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ class StochasticPool(Pool, Drawing):
     """
 
     op = ops.expectation_pool
+    drawing = ops.stochastic_pool
 
     def __init__(
         self, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
@@ -112,7 +113,46 @@ class StochasticPool(Pool, Drawing):
         if not self.training:
             return super().apply(x)
         check_rank(self, self.rank, x)
-        return self.draw(ops.stochastic_pool, x, **self.attrs)
+        return self.draw(type(self).drawing, x, **self.attrs)
+
+
+class GlobalPool(Pool):
+    """Base of the pooling layers over all of S, whatever its size: (N, C, *S) to (N, C, 1, ...).
+
+    Arguments are the op's attributes, by name.
+    """
+
+    def __init__(self, **own: Any) -> None:
+        self.attrs = own
+
+    def describe(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.attrs.items())
+
+
+def over_all(op: Callable[..., Any], name: str) -> type[GlobalPool]:
+    """The layer of a global pooling op."""
+    doc = f"`ops.{op.__name__}`, {name[6:]} over all of S, whatever its size; its attributes are given by name."
+    return type(name, (GlobalPool,), {"op": op, "__doc__": doc, "__module__": __name__})
+
+
+class GlobalLPPool(GlobalPool):
+    """LPPool over all of S, whatever its size: `ops.global_lp_pool` with p = norm_type."""
+
+    op = ops.global_lp_pool
+
+    def __init__(self, norm_type: float, *, normalize: bool = False) -> None:
+        super().__init__(p=norm_type, normalize=normalize)
+
+
+class GlobalStochasticPool(GlobalPool, StochasticPool):
+    """StochasticPool over all of S, whatever its size: `ops.global_stochastic_pool`, `ops.global_expectation_pool`."""
+
+    op = ops.global_expectation_pool
+    drawing = ops.global_stochastic_pool
+
+    def __init__(self, *, power: float = 1.0, seed: int | None = None) -> None:
+        GlobalPool.__init__(self, power=power)
+        self.key = (seed_or_next(seed), 0)
 
 
 MaxPool1d, MaxPool2d, MaxPool3d = by_rank(MaxPool)
@@ -122,3 +162,17 @@ GaussianLPPool1d, GaussianLPPool2d, GaussianLPPool3d = by_rank(GaussianLPPool)
 ExpectationPool1d, ExpectationPool2d, ExpectationPool3d = by_rank(ExpectationPool)
 EntropyPool1d, EntropyPool2d, EntropyPool3d = by_rank(EntropyPool)
 StochasticPool1d, StochasticPool2d, StochasticPool3d = by_rank(StochasticPool)
+
+GlobalMaxPool = over_all(ops.global_max_pool, "GlobalMaxPool")
+GlobalAvgPool = over_all(ops.global_avg_pool, "GlobalAvgPool")
+GlobalGaussianLPPool = over_all(ops.global_gaussian_lp_pool, "GlobalGaussianLPPool")
+GlobalExpectationPool = over_all(ops.global_expectation_pool, "GlobalExpectationPool")
+GlobalEntropyPool = over_all(ops.global_entropy_pool, "GlobalEntropyPool")
+
+GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d = by_rank(GlobalMaxPool)
+GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d = by_rank(GlobalAvgPool)
+GlobalLPPool1d, GlobalLPPool2d, GlobalLPPool3d = by_rank(GlobalLPPool)
+GlobalGaussianLPPool1d, GlobalGaussianLPPool2d, GlobalGaussianLPPool3d = by_rank(GlobalGaussianLPPool)
+GlobalExpectationPool1d, GlobalExpectationPool2d, GlobalExpectationPool3d = by_rank(GlobalExpectationPool)
+GlobalEntropyPool1d, GlobalEntropyPool2d, GlobalEntropyPool3d = by_rank(GlobalEntropyPool)
+GlobalStochasticPool1d, GlobalStochasticPool2d, GlobalStochasticPool3d = by_rank(GlobalStochasticPool)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..layers import Conv2d, Dropout, Flatten, Layer, Linear, LocalResponseNorm, ReLU, Sequential, seeds
-from .pools import pooling
+from .pools import Pools, pooling
 
 
 def alexnet(
-    *, pool: str = "max", classes: int = 1000, dropout: float = 0.5, seed: int = 0, dtype: Any = np.float32
+    *, pool: Pools = "max", classes: int = 1000, dropout: float = 0.5, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
     """(N, 3, 227, 227) images to (N, classes) logits; 60,965,224 parameters with 1000 classes, all drawn from `seed`.
 
@@ -20,7 +20,7 @@ def alexnet(
     Raises CnncoreError (an unknown pool, a dropout outside [0, 1)).
     Source: Krizhevsky et al. 2012; the paper's 1.2 and 1.3.
     """
-    s = seeds(seed)
+    s, pools = seeds(seed), pooling("alexnet", pool, 3, seed)
 
     def conv(c: int, k: int, kernel: int, **geometry: Any) -> list[Layer]:
         return [Conv2d(c, k, kernel, seed=next(s), dtype=dtype, **geometry), ReLU()]
@@ -31,14 +31,14 @@ def alexnet(
     return Sequential(
         *conv(3, 96, 11, stride=4),
         LocalResponseNorm(),
-        pooling("alexnet", pool, 3, 2),
+        next(pools)(3, 2),
         *conv(96, 256, 5, padding=2, groups=2),
         LocalResponseNorm(),
-        pooling("alexnet", pool, 3, 2),
+        next(pools)(3, 2),
         *conv(256, 384, 3, padding=1),
         *conv(384, 384, 3, padding=1, groups=2),
         *conv(384, 256, 3, padding=1, groups=2),
-        pooling("alexnet", pool, 3, 2),
+        next(pools)(3, 2),
         Flatten(),
         *hidden(256 * 6 * 6),
         *hidden(4096),

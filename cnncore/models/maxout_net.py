@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..layers import Conv2d, Dropout, Flatten, Layer, Linear, Maxout2d, ReLU, Sequential, seeds
-from .pools import pooling
+from .pools import Pools, pooling
 
 
 def maxout_net(
-    *, pool: str = "max", relu: bool = False, dropout: float = 0.5, seed: int = 0, dtype: Any = np.float32
+    *, pool: Pools = "max", relu: bool = False, dropout: float = 0.5, seed: int = 0, dtype: Any = np.float32
 ) -> Sequential:
     """(N, 1, 28, 28) digits to (N, 10) logits; 418,714 parameters, all drawn from `seed`.
 
@@ -21,12 +21,12 @@ def maxout_net(
     Raises CnncoreError (an unknown pool, a dropout outside [0, 1)).
     Source: Goodfellow et al. 2013; the paper's 2.6.
     """
-    s = seeds(seed)
+    s, pools = seeds(seed), pooling("maxout_net", pool, 3, seed)
 
     def stage(c: int, maps: int, pieces: int, kernel: int, padding: int, window: int) -> list[Layer]:
         conv = Conv2d(c, maps * pieces, kernel, padding=padding, init="xavier", seed=next(s), dtype=dtype)
         units = [ReLU(), Maxout2d(pieces)] if relu else [Maxout2d(pieces)]
-        return [conv, *units, pooling("maxout_net", pool, window, 2, ceil_mode=True)]
+        return [conv, *units, next(pools)(window, 2, ceil_mode=True)]
 
     return Sequential(
         Dropout(0.4 * dropout, seed=next(s)),

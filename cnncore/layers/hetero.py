@@ -1,0 +1,158 @@
+"""HeteroPool: different pooling for different maps; and POOLS, what pools are called."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import ops
+from ..errors import CnncoreError, ShapeError
+from . import pool as p
+from .base import Context, Layer, by_rank, check_rank
+from .containers import Branches, BranchesContext
+from .init import seed_or_next, seeds
+
+# name -> the layers of rank 1 to 3, the same over all of S, and the argument that a number behind the name gives.
+POOLS: dict[str, tuple[tuple[type[p.Pool], ...], tuple[type[p.Pool], ...], dict[str, float]]] = {
+    "max": (
+        (p.MaxPool1d, p.MaxPool2d, p.MaxPool3d), (p.GlobalMaxPool1d, p.GlobalMaxPool2d, p.GlobalMaxPool3d), {}
+    ),
+    "avg": (
+        (p.AvgPool1d, p.AvgPool2d, p.AvgPool3d), (p.GlobalAvgPool1d, p.GlobalAvgPool2d, p.GlobalAvgPool3d), {}
+    ),
+    "lp": (
+        (p.LPPool1d, p.LPPool2d, p.LPPool3d),
+        (p.GlobalLPPool1d, p.GlobalLPPool2d, p.GlobalLPPool3d), {"norm_type": 2.0},
+    ),
+    "gaussian_lp": (
+        (p.GaussianLPPool1d, p.GaussianLPPool2d, p.GaussianLPPool3d),
+        (p.GlobalGaussianLPPool1d, p.GlobalGaussianLPPool2d, p.GlobalGaussianLPPool3d), {"p": 2.0},
+    ),
+    "stochastic": (
+        (p.StochasticPool1d, p.StochasticPool2d, p.StochasticPool3d),
+        (p.GlobalStochasticPool1d, p.GlobalStochasticPool2d, p.GlobalStochasticPool3d), {"power": 1.0},
+    ),
+    "expectation": (
+        (p.ExpectationPool1d, p.ExpectationPool2d, p.ExpectationPool3d),
+        (p.GlobalExpectationPool1d, p.GlobalExpectationPool2d, p.GlobalExpectationPool3d), {"power": 1.0},
+    ),
+    "entropy": (
+        (p.EntropyPool1d, p.EntropyPool2d, p.EntropyPool3d),
+        (p.GlobalEntropyPool1d, p.GlobalEntropyPool2d, p.GlobalEntropyPool3d), {},
+    ),
+}  # fmt: skip
+NUMBERED = re.compile(r"([a-z_]+?)(\d+(?:\.\d+)?|inf)?")
+
+
+def named_pool(
+    who: str, name: str, rank: int, kernel_size: Any = None, *, seed: int | None = None, **geometry: Any
+) -> p.Pool:
+    """The pooling layer called `name`, with its geometry by name; over all of S where there is no kernel_size.
+
+    A number behind the name is p ("lp4", "gaussian_lp12", "lpinf") or power ("stochastic2", "expectation1.5").
+    `seed` is for those that draw. Raises CnncoreError, in the name of `who`, where no pool is called so.
+    """
+    found = NUMBERED.fullmatch(name) if isinstance(name, str) else None
+    base, number = found.groups() if found else ("", None)
+    if base not in POOLS or (number and not POOLS[base][2]):
+        numbered = ", ".join(known for known, (_, _, own) in POOLS.items() if own)
+        raise CnncoreError(
+            f"{who}: pool must be one of {', '.join(POOLS)}; {numbered} may have a number behind them (lp4); "
+            f"got {name!r}"
+        )
+    local, whole, own = POOLS[base]
+    given: dict[str, Any] = {key: float(number or value) for key, value in own.items()}
+    if base == "stochastic":
+        given["seed"] = seed
+    if kernel_size is None:
+        return whole[rank - 1](**given)
+    return local[rank - 1](kernel_size=kernel_size, **given, **geometry)
+
+
+@dataclass(frozen=True)
+class SharesContext(BranchesContext):
+    """The contexts of paths that share out the maps of x: so dx is one path's share behind the other's."""
+
+    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+        if not dx:
+            return None
+        gradients = self.join.backward(dy)
+        return ops.concat(*(path.backward(g) for path, g in zip(self.paths, gradients, strict=True)))[0]
+
+
+class HeteroPool(Layer):
+    """Pools some maps in one way and others in another, or every map in several ways; the results are concatenated.
+
+    pools: {"max": 0.5, "avg": 0.25, "lp4": 0.25}   these shares of the maps, in this order: fractions that sum to 1
+               (rounded to whole maps), or counts that sum to C, {"max": 24, "avg": 8}; y has as many maps as x
+           ["max", "avg"]   all maps in each of these ways: y has twice as many maps as x
+
+    Names are those of POOLS, with numbers as `named_pool` takes them. All ways have the same windows; `seed` is for
+    those that draw.
+    Raises CnncoreError (unknown pools, wrong shares) and, from `apply`, ShapeError (counts that do not sum to C, a
+    fraction that comes to no map).
+    Source: the paper's 2.3.
+    """
+
+    rank: int
+
+    def __init__(
+        self, pools: Mapping[str, float] | Sequence[str], kernel_size: int | Sequence[int], stride: Any = None,
+        padding: Any = 0, *, dilation: Any = 1, ceil_mode: bool = False, seed: int | None = None,
+    ) -> None:  # fmt: skip
+        who, own = type(self).__name__, seeds(seed_or_next(seed))
+        if not isinstance(pools, Mapping | list | tuple) or not pools:
+            raise CnncoreError(f"{who}: pools must map names to shares, or be a list of names; got {pools!r}")
+        self.names = list(pools)
+        self.shares = _shares(who, pools) if isinstance(pools, Mapping) else None
+        self.pools = [
+            named_pool(
+                who, name, self.rank, kernel_size,
+                stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode, seed=next(own),
+            )
+            for name in pools
+        ]  # fmt: skip
+
+    def apply(self, x: Any) -> tuple[Any, Context]:
+        check_rank(self, self.rank, x)
+        if self.shares is None:
+            return Branches(*self.pools).apply(x)
+        ends = self._ends(x.shape[1])
+        parts = [
+            pool.apply(ops.slice(x, start=start, stop=stop)[0])
+            for pool, (start, stop) in zip(self.pools, itertools.pairwise((0, *ends)), strict=True)
+        ]
+        y, join = ops.concat(*(y for y, _ in parts))
+        return y, SharesContext(tuple(context for _, context in parts), join)
+
+    def _ends(self, maps: int) -> list[int]:
+        """Where every share of the maps ends."""
+        shares = self.shares or []
+        whole = 1 if isinstance(shares[0], int) else maps
+        ends = [round(whole * end) for end in itertools.accumulate(shares)]
+        if ends[-1] != maps or any(start >= end for start, end in itertools.pairwise((0, *ends))):
+            raise ShapeError(f"{type(self).__name__}: the {maps} maps of x cannot be shared out as {self.describe()}")
+        return ends
+
+    def children(self) -> dict[str, Layer]:
+        return {str(i): pool for i, pool in enumerate(self.pools)}
+
+    def describe(self) -> str:
+        return str(dict(zip(self.names, self.shares, strict=True)) if self.shares else self.names)
+
+
+def _shares(who: str, pools: Mapping[str, float]) -> list[float]:
+    """Counts, or fractions whose sum is 1."""
+    shares = list(pools.values())
+    kind = type(shares[0])
+    if kind not in (int, float) or any(type(share) is not kind or not share > 0 for share in shares):
+        raise CnncoreError(f"{who}: shares must be positive, all counts (int) or all fractions (float); got {pools!r}")
+    if kind is float and not abs(sum(shares) - 1) < 1e-9:
+        raise CnncoreError(f"{who}: the fractions must sum to 1, got {sum(shares):g} from {pools!r}")
+    return shares
+
+
+HeteroPool1d, HeteroPool2d, HeteroPool3d = by_rank(HeteroPool)
