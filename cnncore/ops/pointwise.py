@@ -1,4 +1,5 @@
-"""Point by point: relu, sigmoid, tanh, dropout, add, concat, slice. Kernels: csrc/pointwise.c, pointwise_cuda.py."""
+"""Element by element: relu, sigmoid, tanh, dropout, add, concat, slice. Kernels: csrc/pointwise.c,
+pointwise_cuda.py."""
 
 from __future__ import annotations
 
