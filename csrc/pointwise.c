@@ -1,6 +1,7 @@
-/* Element by element: relu, sigmoid, tanh, dropout, add, concat, slice. All maps of a call are dense in one layout, so layout does not matter:
- * loops run over memory in order, in pieces that are small enough to share between threads and large enough to be worth
- * it. Plain scalar loops, but for the functions of vmath.h; the compiler vectorises them. Memory traffic is the limit. */
+/* Element by element: relu, sigmoid, tanh, dropout, add, concat, slice. All maps of a call are dense in one layout, so
+ * layout does not matter: loops run over memory in order, in pieces that are small enough to share between threads and
+ * large enough to be worth it. Plain scalar loops, but for the functions of vmath.h; the compiler vectorises them.
+ * Memory traffic is the limit. */
 #include "twice.h"
 
 #ifdef REAL
