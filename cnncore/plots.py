@@ -74,3 +74,29 @@ def filters(path: str | Path, weight: np.ndarray) -> None:
         else:
             axes.imshow((np.moveaxis(weight[i], 0, -1) / most + 1) / 2)
     save(drawing, path)
+
+
+def comparison(path: str | Path, title: str, rows: Sequence[tuple[str, Sequence[float], Sequence[Any]]]) -> None:
+    """Save rows of (name, a number a repetition, a curve a repetition) as a PNG: errors in percent.
+
+    Left a dot for every repetition and a line at the mean; right the mean curves over the epochs, logarithmic.
+    """
+    drawing = figure(10, 1.6 + 0.28 * len(rows))
+    dots, curves = drawing.subplots(1, 2)
+    for i, (name, values, each) in enumerate(rows):
+        color = f"C{i % 10}"
+        dots.plot(values, [i] * len(values), "o", color=color, alpha=0.6)
+        dots.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=color)
+        mean = np.maximum(np.mean(each, axis=0), 1e-2)
+        style = ("-", "--", ":")[i // 10 % 3]
+        curves.plot(np.arange(1, len(mean) + 1), mean, style, color=color, marker="o", markersize=3, label=name)
+    dots.set(yticks=range(len(rows)), yticklabels=[name for name, _, _ in rows], xlabel="errors, %", title=title)
+    dots.invert_yaxis()
+    dots.grid(alpha=0.3, axis="x")
+    curves.set(xlabel="epoch", ylabel="errors, %", yscale="log", title="while learning")
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    for labels in (curves.yaxis.set_major_formatter, curves.yaxis.set_minor_formatter):
+        labels("{x:g}")
+    curves.grid(alpha=0.3, which="both")
+    curves.legend(fontsize="small", ncols=1 + len(rows) // 8)
+    save(drawing, path)

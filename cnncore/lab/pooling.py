@@ -4,97 +4,170 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..layers import (
-    AvgPool2d,
-    Conv2d,
-    Dropout,
-    EntropyPool2d,
-    ExpectationPool2d,
-    Flatten,
-    GaussianLPPool2d,
-    Layer,
-    Linear,
-    LPPool2d,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    StochasticPool2d,
-    seeds,
-)  # fmt: skip
+from .. import plots
 from ..ops.geometry import integer
 from ..tables import print_table
-from .trials import Training, Trial
+from .pooling_claims import GROUPS, Claim, Group
+from .pooling_nets import Net, build
+from .statistics import estimate, verdict
+from .trials import Record, Training, Trial
 from .trials import run as run_trials
 
-TRAINING = {False: Training(8000, 2000, epochs=5), True: Training(1000, 500, epochs=2)}  # by --quick
-
-WINDOW: dict[str, Any] = {"kernel_size": 3, "stride": 2, "ceil_mode": True}  # overlapping, so that the regime matters
-
-# What `pool=` means: the layer, from the seed of its draws.
-REGIMES: dict[str, Callable[[int], Layer]] = {
-    "max": lambda seed: MaxPool2d(**WINDOW),
-    "avg": lambda seed: AvgPool2d(**WINDOW),
-    "lp 2": lambda seed: LPPool2d(2, **WINDOW, normalize=True),
-    "lp 4": lambda seed: LPPool2d(4, **WINDOW, normalize=True),
-    "gaussian lp 4": lambda seed: GaussianLPPool2d(**WINDOW, p=4, sigma=1.0),
-    "stochastic": lambda seed: StochasticPool2d(**WINDOW, seed=seed),
-    "expectation": lambda seed: ExpectationPool2d(**WINDOW),
-    "entropy": lambda seed: EntropyPool2d(**WINDOW),
-}
-
-
-def small(pool: str, dropout: float, seed: int) -> Sequential:
-    """(N, 1, 28, 28) digits to (N, 10): 5x5 convolutions of 16 and 32 maps, each with ReLU and pooling; 128 hidden."""
-    s = seeds(seed)
-    return Sequential(
-        Conv2d(1, 16, 5, padding=2, seed=next(s)),
-        ReLU(),
-        REGIMES[pool](next(s)),
-        Conv2d(16, 32, 5, padding=2, seed=next(s)),
-        ReLU(),
-        REGIMES[pool](next(s)),
-        Flatten(),
-        Linear(32 * 7 * 7, 128, seed=next(s)),
-        ReLU(),
-        Dropout(dropout, seed=next(s)),
-        Linear(128, 10, seed=next(s)),
-    )
+# The same for all networks; the rate was chosen for max pooling, and nothing for any other regime.
+TRAINING = {False: Training(8000, 2000, epochs=5, lr=0.01), True: Training(1000, 500, epochs=2, lr=0.01)}  # by --quick
+GOAL = 0.98  # of the test digits right: "epochs to 98 %"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        default=cores,
-        help="processes that train side by side (default: one a core)",
+        "--workers", type=int, metavar="N", default=cores, help="processes that train (default: one a core)"
     )
+    parser.add_argument("--only", choices=GROUPS, help="one group of networks (default: all)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    training = TRAINING[args.quick]
-    trials = {
-        name: [
-            Trial((("pool", name), ("dropout", 0.0)), args.seed + i, training, args.backend) for i in range(args.seeds)
-        ]
-        for name in REGIMES
+    training, workers = TRAINING[args.quick], integer("lab", "workers", args.workers, 1)
+    groups = {name: group for name, group in GROUPS.items() if args.only in (None, name)}
+    seeds = range(args.seed, args.seed + args.seeds)
+
+    def trial(net: Net, seed: int) -> Trial:
+        return Trial(tuple(net.items()), seed, training, args.backend)
+
+    # Seeds outermost: a run that is stopped half-way has seen every network.
+    trials = [trial(net, seed) for seed in seeds for group in groups.values() for net in group.nets.values()]
+    found = run_trials(build, trials, args.run_dir, workers, quiet=args.json)
+
+    def records(net: Net) -> list[Record]:
+        return [found[trial(net, seed)] for seed in seeds]
+
+    tables = [
+        summary(group, {label: records(net) for label, net in group.nets.items()}, training.tests)
+        for group in groups.values()
+    ]
+    return {"training": asdict(training), "groups": tables, "pictures": draw(args.run_dir, tables)}
+
+
+# --- what a training tells, in percent --------------------------------------------------------------------------------
+
+
+def errors(records: Sequence[Record], tests: int) -> np.ndarray:
+    """(seeds, tests): 100 where a test digit was taken for another, else 0."""
+    values = np.zeros((len(records), tests))
+    for line, record in zip(values, records, strict=True):
+        line[record["wrong"]] = 100
+    return values
+
+
+def overfitting(records: Sequence[Record], tests: int) -> np.ndarray:
+    """(seeds,): test error - training error."""
+    return errors(records, tests).mean(axis=1) - 100 * np.array([record["train_error"] for record in records])
+
+
+def first_epoch(records: Sequence[Record], tests: int) -> np.ndarray:
+    """(seeds,): test error after one epoch."""
+    return 100 * (1 - np.array([record["history"][0]["test_accuracy"] for record in records]))
+
+
+MEASURES: dict[str, Callable[[Sequence[Record], int], np.ndarray]] = {
+    "test error": errors,
+    "overfitting": overfitting,
+    "error after one epoch": first_epoch,
+}
+
+
+def summary(group: Group, records: Mapping[str, Sequence[Record]], tests: int) -> dict[str, Any]:
+    """A group's table and verdicts, ready for JSON."""
+    return {
+        "title": group.title,
+        "rows": [{"net": label, **row(found, tests)} for label, found in records.items()],
+        "claims": [judged(claim, records, tests) for claim in group.claims],
     }
-    every = [trial for group in zip(*trials.values(), strict=True) for trial in group]
-    workers = integer("lab", "workers", args.workers, 1)
-    records = run_trials(small, every, args.run_dir, workers, quiet=args.json)
-    rows = {
-        name: [100 * len(records[trial]["wrong"]) / training.tests for trial in group] for name, group in trials.items()
+
+
+def row(records: Sequence[Record], tests: int) -> dict[str, Any]:
+    """A network's measures, one number a seed; `curve` is the test error after every epoch."""
+    curves = [[100 * (1 - epoch["test_accuracy"]) for epoch in record["history"]] for record in records]
+    reached = [[i for i, value in enumerate(curve, 1) if value <= 100 * (1 - GOAL)] for curve in curves]
+    return {
+        "test_error": errors(records, tests).mean(axis=1).tolist(),
+        "train_error": [100 * record["train_error"] for record in records],
+        "seconds": [record["seconds"] for record in records],
+        "epochs_to_98": [epochs[0] if epochs else None for epochs in reached],
+        "curve": curves,
     }
-    return {"test_error": rows}
+
+
+def judged(claim: Claim, records: Mapping[str, Sequence[Record]], tests: int) -> dict[str, Any]:
+    """A claim with its number, paired by seed (and by test digit), and what follows from it."""
+    measure = MEASURES[claim.measure]
+    parts = [weight * measure(records[net], tests) for net, weight in claim.weights.items()]
+    found = estimate(np.sum(parts, axis=0))
+    terms = " ".join(f"{'+' if weight > 0 else '-'} {net}" for net, weight in claim.weights.items())
+    return {
+        **{key: value for key, value in asdict(claim).items() if key != "weights"},
+        "quantity": f"{claim.measure}: {terms.removeprefix('+ ')}",
+        **asdict(found),
+        "verdict": verdict(found, claim.expected),
+    }
+
+
+# --- how it is shown --------------------------------------------------------------------------------------------------
+
+COLUMNS = ["network", "test error", "training error", "seconds", "epochs to 98 %"]
+
+
+def draw(run_dir: Path, tables: Sequence[dict[str, Any]]) -> list[str]:
+    """Save a picture of every group, and return their names: none where matplotlib is missing."""
+    if plots.missing():
+        return []
+    names = []
+    for table in tables:
+        names.append(f"{table['title'].replace(' ', '-')}.png")
+        plots.comparison(
+            run_dir / names[-1], table["title"], [(r["net"], r["test_error"], r["curve"]) for r in table["rows"]]
+        )
+    return names
 
 
 def show(result: dict[str, Any], run_dir: Path) -> None:
-    rows = [[name, f"{np.mean(errors):.2f}"] for name, errors in result["test_error"].items()]
-    print_table("errors on the test digits, %", ["pooling", "test error"], rows)
+    training = result["training"]
+    for table in result["groups"]:
+        cells = [
+            [r["net"], *(spread(r[key]) for key in ("test_error", "train_error")), f"{np.mean(r['seconds']):.1f}",
+             epochs(r["epochs_to_98"])]
+            for r in table["rows"]
+        ]  # fmt: skip
+        seeds = len(table["rows"][0]["test_error"])
+        how = f"errors in %, mean and standard deviation of {seeds} seeds, {training['epochs']} epochs"
+        print_table(f"{table['title']}: {how}", COLUMNS, cells)
+        for claim in table["claims"]:
+            print(sentence(claim))
+    reason = plots.missing()
+    if reason:
+        print(reason)
+
+
+def spread(values: Sequence[float]) -> str:
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{deviation}"
+
+
+def epochs(values: Sequence[int | None]) -> str:
+    """The mean, or a dash where a seed did not get there."""
+    there = [value for value in values if value is not None]
+    return f"{np.mean(there):.1f}" if len(there) == len(values) else "-"
+
+
+def sentence(claim: dict[str, Any]) -> str:
+    """Section, claim, number and verdict."""
+    error = "unknown" if claim["error"] is None else f"{claim['error']:.2f}"
+    number = f"{claim['quantity']} = {claim['mean']:+.2f} points, standard error {error}"
+    return f"{claim['section']} {claim['text']}? {number}: {claim['verdict']}"

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .. import __version__, data
 from ..backends import native
 from ..backends.select import use_backend
 from ..checkpoint import write_atomically
+from ..errors import CnncoreError
 from ..layers import Layer
 from ..optim import SGD, CosineLR
 from ..progress import Progress
@@ -56,11 +57,6 @@ class Trial:
     training: Training
     backend: str
 
-    def settings(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        isa = native.current_isa() if self.backend == "c" else None
-        return {**asdict(self), "net": dict(self.net), "isa": isa, "version": __version__, "numpy": np.__version__}
-
     def __str__(self) -> str:
         return ", ".join([*(str(value) for _, value in self.net), f"seed {self.seed}"])
 
@@ -73,17 +69,31 @@ def run(build: Build, trials: Sequence[Trial], run_dir: Path, workers: int, quie
     """
     folder = run_dir / "records"
     folder.mkdir(parents=True, exist_ok=True)
-    records = {trial: record for trial in trials if (record := _read(folder, trial)) is not None}
-    waiting = [trial for trial in dict.fromkeys(trials) if trial not in records]
+    paths = {trial: folder / f"{_digest(settings(build, trial))}.json" for trial in trials}
+    records = {trial: record for trial, path in paths.items() if (record := _read(path)) is not None}
+    waiting = [trial for trial in paths if trial not in records]
     with Progress(len(records) + len(waiting), len(records), quiet) as progress:
         progress.line(f"{len(waiting)} trainings to do, {len(records)} found in {folder}")
         for trial, record in _trained(build, waiting, workers):
-            write_atomically(_path(folder, trial), json.dumps(record).encode())
+            write_atomically(paths[trial], json.dumps(record).encode())
             records[trial] = record
             progress.advance(1, str(trial))
             errors = 100 * len(record["wrong"]) / trial.training.tests
             progress.line(f"{trial}: {errors:.2f} % errors, {record['seconds']:.1f} s")
     return records
+
+
+def settings(build: Build, trial: Trial) -> dict[str, Any]:
+    """All that decides a trial's outcome, as JSON gives it back; the network with its layers' own settings."""
+    about = {
+        **asdict(trial),
+        "net": dict(trial.net),
+        "layers": repr(build(seed=trial.seed, **dict(trial.net))),
+        "isa": native.current_isa() if trial.backend == "c" else None,
+        "version": __version__,
+        "numpy": np.__version__,
+    }
+    return dict(json.loads(json.dumps(about)))
 
 
 def train(build: Build, trial: Trial) -> Record:
@@ -99,7 +109,7 @@ def train(build: Build, trial: Trial) -> Record:
         wrong = np.flatnonzero(predict(net, test_x).argmax(axis=1) != test_y)
         train_error = 1 - accuracy(net, x, y)
     return {
-        "settings": trial.settings(),
+        "settings": settings(build, trial),
         "history": history,
         "train_error": train_error,
         "wrong": wrong.tolist(),
@@ -110,19 +120,17 @@ def train(build: Build, trial: Trial) -> Record:
 _digits = functools.cache(data.mnist10k)
 
 
-def _path(folder: Path, trial: Trial) -> Path:
-    text = json.dumps(trial.settings(), sort_keys=True)
-    return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+def _digest(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _read(folder: Path, trial: Trial) -> Record | None:
-    """The trial's record, or None: there is none, or somebody's hand has been in it."""
+def _read(path: Path) -> Record | None:
+    """The record in a file, or None: there is none, or somebody's hand has been in it."""
     try:
-        record = json.loads(_path(folder, trial).read_bytes())
-    except (OSError, ValueError):
+        record = json.loads(path.read_bytes())
+        return record if _digest(record["settings"]) == path.stem else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    expected = json.loads(json.dumps(trial.settings()))
-    return record if isinstance(record, dict) and record.get("settings") == expected else None
 
 
 def _trained(build: Build, trials: Sequence[Trial], workers: int) -> Iterator[tuple[Trial, Record]]:
@@ -136,12 +144,19 @@ def _trained(build: Build, trials: Sequence[Trial], workers: int) -> Iterator[tu
             with _ctrl_c_waits():
                 futures = {pool.submit(train, build, trial): trial for trial in trials}
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures[future], _result(future, futures[future])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
+
+
+def _result(future: Future[Record], trial: Trial) -> Record:
+    try:
+        return future.result()
+    except CnncoreError as error:
+        raise type(error)(f"{trial}: {error}") from None
 
 
 @contextlib.contextmanager
