@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +110,9 @@ def test_results_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     assert one[chosen[0]]["history"] != one[chosen[1]]["history"]
 
 
-def test_an_error_in_a_worker_arrives(tmp_path: Path) -> None:
-    trial = Trial((("network", "small"), ("pool", "max"), ("dropout", 1.0), ("multi_stage", False)), 0, TINY, "numpy")
-    with pytest.raises(cc.CnncoreError, match="small, max, .*, seed 0: Dropout: p must be a number"):
+def test_an_error_in_a_worker_arrives_with_its_trial(tmp_path: Path) -> None:
+    trial = Trial(tuple(GROUPS["regimes"].nets["max"].items()), 7, replace(TINY, lr=1e30), "numpy")
+    with pytest.raises(cc.CnncoreError, match=r"^small, max, .*, seed 7: fit: the loss is"):
         trials.run(build, [trial], tmp_path, workers=1, quiet=True)
 
 
