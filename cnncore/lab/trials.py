@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ class Trial:
     backend: str
 
     def __str__(self) -> str:
-        return ", ".join([*(str(value) for _, value in self.net), f"seed {self.seed}"])
+        return " ".join([*(f"{name}={value}" for name, value in self.net), f"seed={self.seed}"])
 
 
 def run(build: Build, trials: Sequence[Trial], run_dir: Path, workers: int, quiet: bool) -> dict[Trial, Record]:
@@ -72,9 +72,10 @@ def run(build: Build, trials: Sequence[Trial], run_dir: Path, workers: int, quie
     paths = {trial: folder / f"{_digest(settings(build, trial))}.json" for trial in trials}
     records = {trial: record for trial, path in paths.items() if (record := _read(path)) is not None}
     waiting = [trial for trial in paths if trial not in records]
-    with Progress(len(records) + len(waiting), len(records), quiet) as progress:
+    progress = Progress(len(records) + len(waiting), len(records), quiet)
+    with progress, contextlib.closing(_trained(build, waiting, workers)) as finished:
         progress.line(f"{len(waiting)} trainings to do, {len(records)} found in {folder}")
-        for trial, record in _trained(build, waiting, workers):
+        for trial, record in finished:
             write_atomically(paths[trial], json.dumps(record).encode())
             records[trial] = record
             progress.advance(1, str(trial))
@@ -133,7 +134,7 @@ def _read(path: Path) -> Record | None:
         return None
 
 
-def _trained(build: Build, trials: Sequence[Trial], workers: int) -> Iterator[tuple[Trial, Record]]:
+def _trained(build: Build, trials: Sequence[Trial], workers: int) -> Generator[tuple[Trial, Record], None, None]:
     """Trials and records as they are finished. Whatever ends it early ends the processes too."""
     if not trials:
         return
