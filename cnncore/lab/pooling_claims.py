@@ -41,8 +41,11 @@ def less(worse: str, better: str) -> dict[str, int]:
     return {worse: 1, better: -1}
 
 
+HALVES = "half max, half avg"
 REGIME_CLAIMS = (
     Claim("2.2", "max pooling is better than average pooling", less("avg", "max")),
+    Claim("2.3", "half max, half avg is as good as max", less("max", HALVES), expected="zero"),
+    Claim("2.3", "half max, half avg converges more quickly than max", less("max", HALVES), "error after one epoch"),
     Claim("2.4", "the best norm is not the average: p = 4 is better", less("avg", "lp 4")),
     Claim("2.4", "nor the maximum: p = 4 is better", less("max", "lp 4")),
     Claim("2.4", "p = 4 under a Gaussian envelope is better than max", less("max", "gaussian lp 4")),

@@ -17,6 +17,7 @@ from ..layers import (
     ExpectationPool2d,
     Flatten,
     GaussianLPPool2d,
+    HeteroPool2d,
     Layer,
     Linear,
     LPPool2d,
@@ -54,6 +55,7 @@ class Scaled(Layer):
 REGIMES: dict[str, Callable[[int], Layer]] = {
     "max": lambda seed: MaxPool2d(**WINDOW),
     "avg": lambda seed: AvgPool2d(**WINDOW),
+    "half max, half avg": lambda seed: HeteroPool2d({"max": 0.5, "avg": 0.5}, **WINDOW),
     "lp 2": lambda seed: LPPool2d(2, **WINDOW, normalize=True),
     "lp 4": lambda seed: LPPool2d(4, **WINDOW, normalize=True),
     "lp 12": lambda seed: LPPool2d(12, **WINDOW, normalize=True),
