@@ -17,7 +17,7 @@ import cnncore
 from cnncore.backends import ptx
 
 PACKAGE = Path(cnncore.__file__).parent
-IN_DOUBLE = {"stochastic_forward"}  # what it draws must not depend on rounding in float32
+IN_DOUBLE = {"stochastic_pool_forward"}  # what it draws must not depend on rounding in float32
 
 
 def python(*arguments, timeout=600):
