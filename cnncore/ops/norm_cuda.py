@@ -12,7 +12,9 @@ from ..backends.kernel import Float5, Int, Like, Real, cuda, device, empty, kern
 from .geometry_cuda import three, unravel
 
 Arrays = tuple[Any, ...]
-Reach = Annotated[tuple[int, int, int, int], Like((0, 0, 0, 0))]
+Three = tuple[int, int, int]
+Four = tuple[int, int, int, int]
+Reach = Annotated[Four, Like((0, 0, 0, 0))]
 
 
 @device
@@ -32,6 +34,23 @@ def span(at: int, before: int, after: int, count: int) -> tuple[int, int]:
     return max(at - before, 0), min(at + after + 1, count)
 
 
+@device
+def box_sum(a: Any, n: int, c: int, at: Three, before: Four, after: Four, squared: bool) -> Any:
+    """Sum of `a`, or of its squares, over the box of map c, position `at`, of image n."""
+    c0, c1 = span(c, before[0], after[0], a.shape[1])
+    d0, d1 = span(at[0], before[1], after[1], a.shape[2])
+    h0, h1 = span(at[1], before[2], after[2], a.shape[3])
+    w0, w1 = span(at[2], before[3], after[3], a.shape[4])
+    total = a.dtype.type(0)
+    for i in range(c0, c1):
+        for d in range(d0, d1):
+            for h in range(h0, h1):
+                for w in range(w0, w1):
+                    v = a[n, i, d, h, w]
+                    total += v * v if squared else v
+    return total
+
+
 @kernel
 def box_squares(y: Float5, g: Float5, x: Float5, dy: Float5, before: Reach, after: Reach,
                 k: Real, alpha: Real, beta: Real, quarters: Int, backward: Int) -> None:  # fmt: skip
@@ -41,19 +60,9 @@ def box_squares(y: Float5, g: Float5, x: Float5, dy: Float5, before: Reach, afte
     size = (x.shape[2], x.shape[3], x.shape[4])
     for o in range(first, size[0] * size[1] * size[2], step):
         at = unravel(o, size)
-        d0, d1 = span(at[0], before[1], after[1], size[0])
-        h0, h1 = span(at[1], before[2], after[2], size[1])
-        w0, w1 = span(at[2], before[3], after[3], size[2])
         for plane in range(plane0, x.shape[0] * x.shape[1], planes):
             n, c = plane // x.shape[1], plane % x.shape[1]
-            c0, c1 = span(c, before[0], after[0], x.shape[1])
-            total = x.dtype.type(0)
-            for i in range(c0, c1):
-                for d in range(d0, d1):
-                    for h in range(h0, h1):
-                        for w in range(w0, w1):
-                            total += x[n, i, d, h, w] * x[n, i, d, h, w]
-            divisor = k + alpha * total
+            divisor = k + alpha * box_sum(x, n, c, at, before, after, True)
             v = x[n, c, at[0], at[1], at[2]]
             if backward:
                 direct = dy[n, c, at[0], at[1], at[2]] / power(divisor, beta, quarters)
@@ -71,18 +80,9 @@ def box_gather(dx: Float5, x: Float5, shared: Float5, before: Reach, after: Reac
     size = (x.shape[2], x.shape[3], x.shape[4])
     for o in range(first, size[0] * size[1] * size[2], step):
         at = unravel(o, size)
-        d0, d1 = span(at[0], before[1], after[1], size[0])
-        h0, h1 = span(at[1], before[2], after[2], size[1])
-        w0, w1 = span(at[2], before[3], after[3], size[2])
         for plane in range(plane0, x.shape[0] * x.shape[1], planes):
             n, c = plane // x.shape[1], plane % x.shape[1]
-            c0, c1 = span(c, before[0], after[0], x.shape[1])
-            total = x.dtype.type(0)
-            for i in range(c0, c1):
-                for d in range(d0, d1):
-                    for h in range(h0, h1):
-                        for w in range(w0, w1):
-                            total += shared[n, i, d, h, w]
+            total = box_sum(shared, n, c, at, before, after, False)
             dx[n, c, at[0], at[1], at[2]] -= factor * x[n, c, at[0], at[1], at[2]] * total
 
 
