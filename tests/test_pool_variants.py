@@ -17,8 +17,7 @@ from engines import NATIVE, Engine
 import cnncore as cc
 from cnncore.cli import main
 from cnncore.errors import CnncoreError
-from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, Pool, StochasticPool2d
-from cnncore.layers.base import by_rank
+from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, StochasticPool2d
 from cnncore.ops import op
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import registry, run
@@ -239,8 +238,11 @@ def test_a_new_variant_is_one_entry(top_two, capsys):
     x = np.arange(16.0).reshape(1, 1, 4, 4)
     assert top_two[0](x, kernel=2)[0].tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
     assert top_two[1](x)[0].item() == 14.5
-    layer = by_rank(type("TopTwoPool", (Pool,), {"op": top_two[0]}))[1](2)
+    layer = cc.layers.named_pool("a test", "top_two", 2, 2)
+    assert repr(layer) == "TopTwoPool2d(kernel_size=2, stride=2)"
     assert cc.Sequential(layer).forward(x).tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
+    net = cc.models.any_size(pool="top_two", global_pool="top_two")
+    assert cc.gradcheck(net, (RNG(0).random((1, 1, 16, 16)),)).ok
 
 
 def test_a_new_variant_is_property_tested():

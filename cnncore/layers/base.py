@@ -240,13 +240,15 @@ def check_state(who: str, expected: Mapping[str, np.ndarray], found: Mapping[str
 L = TypeVar("L", bound=Layer)
 
 
+_by_rank: dict[type, Any] = {}
+
+
 def by_rank(kind: type[L]) -> tuple[type[L], type[L], type[L]]:
-    """The 1-d, 2-d and 3-d class of an n-d layer: `Conv1d, Conv2d, Conv3d = by_rank(Conv)`."""
-    one, two, three = (
-        type(f"{kind.__name__}{rank}d", (kind,), {"rank": rank, "__doc__": kind.__doc__, "__module__": kind.__module__})
-        for rank in (1, 2, 3)
-    )
-    return one, two, three
+    """The 1-d, 2-d and 3-d class of an n-d layer, the same at every call: `Conv1d, Conv2d, Conv3d = by_rank(Conv)`."""
+    if kind not in _by_rank:
+        about = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+        _by_rank[kind] = tuple(type(f"{kind.__name__}{rank}d", (kind,), {"rank": rank, **about}) for rank in (1, 2, 3))
+    return _by_rank[kind]
 
 
 def check_rank(layer: Layer, rank: int, x: Any) -> None:

@@ -10,40 +10,22 @@ from typing import Any
 
 from .. import ops
 from ..errors import CnncoreError, ShapeError
+from ..ops import registry
 from . import pool as p
 from .base import Context, Layer, by_rank, check_rank
 from .containers import Branches, BranchesContext
 from .init import seed_or_next, seeds
 
-# name -> the layers of rank 1 to 3, the same over all of S, and the argument that a number behind the name gives.
-POOLS: dict[str, tuple[tuple[type[p.Pool], ...], tuple[type[p.Pool], ...], dict[str, float]]] = {
-    "max": (
-        (p.MaxPool1d, p.MaxPool2d, p.MaxPool3d), (p.GlobalMaxPool1d, p.GlobalMaxPool2d, p.GlobalMaxPool3d), {}
-    ),
-    "avg": (
-        (p.AvgPool1d, p.AvgPool2d, p.AvgPool3d), (p.GlobalAvgPool1d, p.GlobalAvgPool2d, p.GlobalAvgPool3d), {}
-    ),
-    "lp": (
-        (p.LPPool1d, p.LPPool2d, p.LPPool3d),
-        (p.GlobalLPPool1d, p.GlobalLPPool2d, p.GlobalLPPool3d), {"norm_type": 2.0},
-    ),
-    "gaussian_lp": (
-        (p.GaussianLPPool1d, p.GaussianLPPool2d, p.GaussianLPPool3d),
-        (p.GlobalGaussianLPPool1d, p.GlobalGaussianLPPool2d, p.GlobalGaussianLPPool3d), {"p": 2.0},
-    ),
-    "stochastic": (
-        (p.StochasticPool1d, p.StochasticPool2d, p.StochasticPool3d),
-        (p.GlobalStochasticPool1d, p.GlobalStochasticPool2d, p.GlobalStochasticPool3d), {"power": 1.0},
-    ),
-    "expectation": (
-        (p.ExpectationPool1d, p.ExpectationPool2d, p.ExpectationPool3d),
-        (p.GlobalExpectationPool1d, p.GlobalExpectationPool2d, p.GlobalExpectationPool3d), {"power": 1.0},
-    ),
-    "entropy": (
-        (p.EntropyPool1d, p.EntropyPool2d, p.EntropyPool3d),
-        (p.GlobalEntropyPool1d, p.GlobalEntropyPool2d, p.GlobalEntropyPool3d), {},
-    ),
-}  # fmt: skip
+# name -> the layer, the same over all of S, and the argument that a number behind the name gives.
+POOLS: dict[str, tuple[type[p.Pool], type[p.Pool], dict[str, float]]] = {
+    "max": (p.MaxPool, p.GlobalMaxPool, {}),
+    "avg": (p.AvgPool, p.GlobalAvgPool, {}),
+    "lp": (p.LPPool, p.GlobalLPPool, {"norm_type": 2.0}),
+    "gaussian_lp": (p.GaussianLPPool, p.GlobalGaussianLPPool, {"p": 2.0}),
+    "stochastic": (p.StochasticPool, p.GlobalStochasticPool, {"power": 1.0}),
+    "expectation": (p.ExpectationPool, p.GlobalExpectationPool, {"power": 1.0}),
+    "entropy": (p.EntropyPool, p.GlobalEntropyPool, {}),
+}
 NUMBERED = re.compile(r"([a-z_]+?)(\d+(?:\.\d+)?|inf)?")
 
 
@@ -53,23 +35,34 @@ def named_pool(
     """The pooling layer called `name`, with its geometry by name; over all of S where there is no kernel_size.
 
     A number behind the name is p ("lp4", "gaussian_lp12", "lpinf") or power ("stochastic2", "expectation1.5").
-    `seed` is for those that draw. Raises CnncoreError, in the name of `who`, where no pool is called so.
+    A variant of your own, the op `<name>_pool`, is found too. `seed` is for those that draw. Raises CnncoreError, in
+    the name of `who`, where no pool is called so.
     """
     found = NUMBERED.fullmatch(name) if isinstance(name, str) else None
     base, number = found.groups() if found else ("", None)
-    if base not in POOLS or (number and not POOLS[base][2]):
+    entry = POOLS.get(base) or _of_op(base)
+    if entry is None or (number and not entry[2]):
         numbered = ", ".join(known for known, (_, _, own) in POOLS.items() if own)
         raise CnncoreError(
             f"{who}: pool must be one of {', '.join(POOLS)}; {numbered} may have a number behind them (lp4); "
             f"got {name!r}"
         )
-    local, whole, own = POOLS[base]
+    local, whole, own = entry
     given: dict[str, Any] = {key: float(number or value) for key, value in own.items()}
     if base == "stochastic":
         given["seed"] = seed
     if kernel_size is None:
-        return whole[rank - 1](**given)
-    return local[rank - 1](kernel_size=kernel_size, **given, **geometry)
+        return by_rank(whole)[rank - 1](**given)
+    return by_rank(local)[rank - 1](kernel_size=kernel_size, **given, **geometry)
+
+
+def _of_op(base: str) -> tuple[type[p.Pool], type[p.Pool], dict[str, float]] | None:
+    """The layers of a pooling op that is registered and not in POOLS."""
+    if f"{base}_pool" not in registry:
+        return None
+    name = "".join(word.capitalize() for word in base.split("_")) + "Pool"
+    local: type[p.Pool] = type(name, (p.Pool,), {"op": registry[f"{base}_pool"].function})
+    return local, p.over_all(registry[f"global_{base}_pool"].function, f"Global{name}"), {}
 
 
 @dataclass(frozen=True)
