@@ -158,6 +158,8 @@ def test_sermanet_in_one_stage_and_small():
     assert parameters(net) == 4 * 25 + 4 + 4 * 8 * 49 + 8 + 8 * 9 * 6 + 6 + 60 + 10
     multi = cc.models.sermanet(maps=(4, 8), hidden=6, image=(1, 28, 28), seed=1)
     assert parameters(multi) == parameters(net) + 4 * 36 * 6
+    assert repr(net).count("ContrastNorm") == 2 and repr(multi).count("ContrastNorm") == 3
+    assert "ContrastNorm" not in repr(cc.models.sermanet(contrast=False, maps=(4, 8)))
     odd = cc.models.sermanet(image=(2, 33, 26), maps=(4, 8))
     assert odd.forward(np.zeros((1, 2, 33, 26), np.float32)).shape == (1, 10)
 
