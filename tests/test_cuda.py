@@ -16,7 +16,7 @@ import pytest
 import cnncore as cc
 from cnncore.backends import cuda, select
 from cnncore.errors import BackendError, CnncoreError
-from cnncore.ops import registry
+from cnncore.ops import op, pool_walk, registry
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
 from cnncore.ops.random import uniform
@@ -25,7 +25,7 @@ if select.why_not("cuda") is not None:
     pytest.fail(f"numba-cuda belongs to the test extra: {select.why_not('cuda')}", pytrace=False)
 
 from cnncore.backends import kernel  # imports Numba
-from cnncore.ops import conv_cuda
+from cnncore.ops import conv_cuda, pool_walk_cuda
 
 RELATIVE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 4e-15}  # of the largest magnitude: sums of up to 400
 RNG = np.random.default_rng(7)
@@ -127,6 +127,49 @@ def test_threads_that_ask_for_shared_memory_at_once_get_one_array():
     assert a is b and a.shape == (4,)
 
 
+# --- a pooling variant ---
+
+
+@pytest.fixture
+def square_pool(monkeypatch):
+    """y = sum over the window of x^2: for NumPy, and what a variant takes on the device."""
+    monkeypatch.setattr(op, "_registry", dict(op._registry))
+    monkeypatch.setattr(kernel, "KERNELS", [])
+    pool_walk.variant(
+        "square_pool",
+        lambda v, p: ((v.values**2).sum(axis=-1),),
+        lambda v, p, dy: 2 * v.values * dy[..., None],
+        saved=("x",),
+        doc="Sums of squares.\n",
+    )
+
+    @pool_walk_cuda.over
+    def sum_of_squares(total, v, tap, w, c):
+        return total + v * v
+
+    @kernel.device
+    def reduce(m, w, flag, p):
+        return sum_of_squares(m.x.dtype.type(0), m, w, 0), m.x.dtype.type(0), -1
+
+    @kernel.device
+    def spread(m, e, flag, p):
+        return (m.x[e.here] + m.x[e.here]) * m.dy[e.at]
+
+    for name, pair in pool_walk_cuda.variant("square_pool", reduce, spread).items():
+        monkeypatch.setitem(select.load("cuda")._table, name, pair)
+    return [op._registry[name] for name in ("square_pool", "global_square_pool")]
+
+
+def test_a_pooling_variant_is_two_device_functions_and_a_line(square_pool):
+    for record in square_pool:
+        for seed in range(10):
+            case = record.domain(Draw(seed))
+            y, context = run(record, case.arrays, case.attrs, "cuda")
+            expected, reference = run(record, case.arrays, case.attrs, "numpy")
+            agree(y, expected, record.name)
+            agree(context.backward(y)[0], reference.backward(y)[0], record.name)
+
+
 # --- awkward points ---
 
 NAN, INF = np.nan, np.inf
@@ -219,9 +262,9 @@ def test_a_network_that_lives_on_the_device():
     def network(backend, w, b, v):
         contexts = []
         h = x
-        for op, *arguments in ((cc.ops.conv, w, b), (cc.ops.relu,), (cc.ops.max_pool,), (cc.ops.dropout, (5, 6))):
-            attrs = {"conv": {"padding": 1}, "max_pool": {"kernel": 2}}.get(op.__name__, {})
-            h, context = op(h, *arguments, backend=backend, **attrs)
+        for f, *arguments in ((cc.ops.conv, w, b), (cc.ops.relu,), (cc.ops.max_pool,), (cc.ops.dropout, (5, 6))):
+            attrs = {"conv": {"padding": 1}, "max_pool": {"kernel": 2}}.get(f.__name__, {})
+            h, context = f(h, *arguments, backend=backend, **attrs)
             contexts.append(context)
         h, last = cc.ops.linear(h.reshape((2, 12)), v, backend=backend)
         loss, top = cc.ops.softmax_cross_entropy(h, labels, backend=backend)

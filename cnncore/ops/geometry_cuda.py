@@ -50,9 +50,9 @@ def unravel(index: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
 
 @device
 def taps(start: int, dilation: int, kernel: int, low: int, high: int) -> tuple[int, int]:
-    """The taps t with low <= start + dilation t < high, as a range [first, last)."""
+    """The taps t with low <= start + dilation t < high, as a range [first, last). Of a window inside, no division."""
     first = 0 if start >= low else (low - start + dilation - 1) // dilation
-    last = 0 if start >= high else min(kernel, (high - start + dilation - 1) // dilation)
+    last = kernel if start + dilation * (kernel - 1) < high else (high - start + dilation - 1) // dilation
     return first, max(first, last)
 
 
