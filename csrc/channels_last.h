@@ -23,7 +23,7 @@ static void FN(pack_row)(REAL *to, const REAL *from, int64_t w, int64_t c, int64
 
 /* View t with `low` zeros in front of every spatial axis and a padded size of `padded`. The copy, where one is needed,
  * comes from the arena; with an arena that only counts, nothing is read or written. */
-static map_view FN(view)(cc_in t, const int64_t low[3], const int64_t padded[3], cc_arena *arena) {
+static inline map_view FN(view)(cc_in t, const int64_t low[3], const int64_t padded[3], cc_arena *arena) {
     const int64_t *shape = t->shape, *stride = t->stride;
     const int64_t c = shape[1];
     int same = c == 1 || stride[1] == 1;

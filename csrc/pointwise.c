@@ -5,6 +5,8 @@
 #include "twice.h"
 
 #ifdef REAL
+#include "channels_last.h"
+#include "philox.h"
 #include "vmath.h"
 
 #ifndef POINTWISE_H
@@ -96,19 +98,21 @@ static void FN(drop_maps)(cc_out to, cc_in from, const uint8_t *kept, REAL scale
 }
 
 int64_t FN(dropout_forward)(cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dropout *p, void *scratch) {
-    REAL *to = y->data;
     uint8_t *mask = kept->data;
-    const REAL *from = x->data, *draw = u->data, limit = (REAL)p->p, scale = (REAL)(1 / (1 - p->p));
-    const int64_t count = cc_count(u);
-    if (p->maps) {
-        for (int64_t i = 0; i < count; i++) mask[i] = draw[i] >= limit;
-        FN(drop_maps)(y, x, mask, scale);
-        return 0;
+    const REAL limit = (REAL)p->p, scale = (REAL)(1 / (1 - p->p));
+    const map_draw draw = FN(map_draw_of)(u);
+    const int64_t own = FN(map_draw_bytes)(&draw);
+    if (own && !scratch) return own * cc_threads;
+    PARALLEL_FOR
+    for (int64_t task = 0; task < draw.pieces; task++) {
+        const map_piece piece = FN(draw_piece)(&draw, task, (char *)scratch + own * cc_thread());
+        REAL *to = (REAL *)y->data + piece.at;
+        const REAL *from = (const REAL *)x->data + piece.at;
+        for (int64_t i = 0; i < piece.count; i++) mask[piece.at + i] = piece.u[i] >= limit;
+        if (!p->maps)
+            for (int64_t i = 0; i < piece.count; i++) to[i] = piece.u[i] >= limit ? from[i] * scale : 0;
     }
-    PIECES(count) for (int64_t i = i0; i < i1; i++) {
-        mask[i] = draw[i] >= limit;
-        to[i] = draw[i] >= limit ? from[i] * scale : 0;
-    }
+    if (p->maps) FN(drop_maps)(y, x, mask, scale);
     return 0;
 }
 

@@ -10,6 +10,8 @@
 #include "twice.h"
 
 #ifdef REAL
+#include "channels_last.h"
+#include "philox.h"
 #include "pool.h"
 
 #ifndef POOL_DRAW_H
@@ -92,8 +94,25 @@ VARIANT(spread_winner)
 
 int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, const cc_stochastic_pool *p,
                                     void *scratch) {
-    POOL(AS(.in = {x}, .here = u, .out = {y}, .choice = winner), AS(.room = sizeof(wide)), FN(reduce_stochastic),
-         &p->power)
+    cc_arena arena = {scratch, 0};
+    const map_draw draw = FN(map_draw_of)(u);
+    const int64_t own = FN(map_draw_bytes)(&draw);
+    cc_tensor drawn = *u;
+    if (!u->data) {
+        char *pieces = cc_take(&arena, own * cc_threads);
+        drawn.data = cc_take(&arena, cc_count(u) * (int64_t)sizeof(REAL));
+        if (scratch) {
+            PARALLEL_FOR
+            for (int64_t task = 0; task < draw.pieces; task++) {
+                const map_piece piece = FN(draw_piece)(&draw, task, pieces + own * cc_thread());
+                memcpy((REAL *)drawn.data + piece.at, piece.u, piece.count * sizeof(REAL));
+            }
+        }
+    }
+    const pool_tensors t = {.in = {x}, .here = &drawn, .out = {y}, .choice = winner};
+    const int64_t wanted = FN(pool)(t, &p->window, (walk_kind){.room = sizeof(wide)}, FN(reduce_stochastic), &p->power,
+                                    scratch ? arena.base + arena.used : NULL);
+    return wanted ? arena.used + wanted : 0;
 }
 
 int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {

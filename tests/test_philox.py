@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from engines import available
+from engines import NATIVE, available
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples
 
 from cnncore.backends import select
 from cnncore.errors import CnncoreError
+from cnncore.ops.op import registry, run
 from cnncore.ops.random import check_key, philox4x32, uniform
 
 WORD = st.integers(0, 2**32 - 1)
@@ -117,3 +118,25 @@ def test_every_backend_makes_the_same_numbers(name, dtype, shape):
         got = select.to_host(select.load(name).uniform(key, shape, np.dtype(dtype)))
         assert got.shape == shape and got.dtype == dtype
         assert np.array_equal(got, uniform(key, shape, dtype))
+
+
+DRAWING = [("dropout", {"p": 0.4}), ("dropout", {"p": 0.4, "per": "map"}), ("stochastic_pool", {"kernel": 2}),
+           ("global_stochastic_pool", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", NATIVE, ids=str)
+@pytest.mark.parametrize(("name", "attrs"), DRAWING)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (3, 1, 2, 2), (2, 131, 13, 11), (2, 20, 45, 37), (70, 5, 3, 2)])
+def test_kernels_draw_the_same_numbers(engine, name, attrs, last, shape):
+    """A kernel that is given a key draws piece by piece, in memory's order; the array says what it must be."""
+    x = np.random.default_rng(0).random(shape).astype(np.float32)
+    if last:
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    op, key = registry[name], (2**64 - 3, 2**63 + 5)
+    u = uniform(key, op.rule(x, key, **attrs).random)
+    with engine.running() as backend:
+        drawn, ctx = run(op, (x, key), attrs, backend)
+        given, given_ctx = run(op, (x, u), attrs, backend)
+    assert np.array_equal(drawn, given)
+    assert all(np.array_equal(a, b) for a, b in zip(ctx.saved, given_ctx.saved, strict=True))

@@ -100,6 +100,8 @@ class CudaBackend:
 
         return uniform(key, shape, dtype)
 
+    random = uniform
+
     def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
         return np.full(shape, value, dtype)
 

@@ -14,7 +14,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -194,16 +194,26 @@ def _dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
 _LAYOUT = {False: (0, 1, 2, 3, 4), True: (0, 2, 3, 4, 1)}  # axes from the slowest to the fastest
 
 
-def _describe(row: np.ndarray, a: np.ndarray | None, channels_last: bool, shape: tuple[int, ...] = ()) -> None:
-    """Fill one cc_tensor (csrc/kernels.h): pointer, five lengths, five strides. None leaves a NULL pointer, and the
-    lengths of `shape`: what is not wanted of many still takes its place among them."""
+class Uniforms(NamedTuple):
+    """The uniforms that a Philox key stands for, where an array of them would stand: the kernel draws them."""
+
+    key: tuple[int, int]
+    shape: tuple[int, ...]
+
+
+def _describe(
+    row: np.ndarray, a: np.ndarray | Uniforms | None, channels_last: bool, shape: tuple[int, ...] = ()
+) -> None:
+    """Fill one cc_tensor (csrc/kernels.h): pointer, five lengths, five strides, key. None leaves a NULL pointer, and
+    the lengths of `shape`: what is not wanted of many still takes its place among them."""
     shape = shape if a is None else a.shape
+    key = a.key if isinstance(a, Uniforms) else (0, 0)
     shape = (*shape[:2], *(1,) * (_MAX_AXES - len(shape)), *shape[2:])
     strides, step = [0] * _MAX_AXES, 1
     for axis in reversed(_LAYOUT[channels_last]):
         strides[axis] = step
         step *= shape[axis]
-    row[:] = (0 if a is None else a.__array_interface__["data"][0], *shape, *strides)
+    row[:] = (a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0, *shape, *strides, *key)
 
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
@@ -278,6 +288,9 @@ class NativeBackend:
             _call(f"{op.kernel}_backward", dy.dtype, [written, *read] if op.variadic else written + read, spec.params)
         return tuple(gradients)
 
+    def random(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Uniforms:
+        return Uniforms(key, shape)
+
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         u = np.empty(shape, dtype)
         module = loaded()
@@ -289,10 +302,10 @@ class NativeBackend:
         return np.full(shape, value, dtype)
 
 
-def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | None, bool]:
+def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | Uniforms | None, bool]:
     """An argument as kernels take it, and whether it is channels last."""
-    if a is None:
-        return None, False
+    if a is None or isinstance(a, Uniforms):
+        return a, last
     if role == "index":
         return _dense(np.asarray(a, np.int64), False), False
     last = last and role != "param"
@@ -304,7 +317,7 @@ def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
     module = loaded()
     ffi, function = module.ffi, getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
     flat = [pair for a in arguments for pair in (a if isinstance(a, list) else (a,))]
-    table = np.empty((len(flat), 1 + 2 * _MAX_AXES), np.int64)
+    table = np.empty((len(flat), 1 + 2 * _MAX_AXES + 2), np.uint64)
     for row, description in zip(table, flat, strict=True):
         _describe(row, *description)
     tensors, pointers, at = ffi.from_buffer("cc_tensor[]", table), [], 0

@@ -8,6 +8,7 @@ A backend is an object with
     forward(op, spec, arrays, dtype, out)    all results, in spec's order
     backward(op, spec, needs, dy, saved)     a gradient or None per array argument
     uniform(key, shape, dtype)               Philox uniforms
+    random(key, shape, dtype)                what its forward takes in their place: the same, or a note to draw them
     full(shape, value, dtype)                a constant array
 
 Named, a backend computes or raises BackendError. "auto" (the default) takes CUDA where the arrays are on the device,
@@ -57,6 +58,8 @@ class NumPyBackend:
         from ..ops.random import uniform
 
         return uniform(key, shape, dtype)
+
+    random = uniform
 
     def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
         return np.full(shape, value, dtype)

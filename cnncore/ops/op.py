@@ -399,11 +399,11 @@ def _check(op: Op, arrays: Arrays) -> Any:
 
 
 def _uniforms(op: Op, engine: Any, u: Any, shape: Shape, dtype: Any) -> Any:
-    """u itself, checked, or the uniforms that a Philox key stands for."""
+    """u itself, checked, or what the backend takes for the uniforms that a Philox key stands for."""
     if isinstance(u, tuple):
         from .random import check_key
 
-        return engine.uniform(check_key(op.name, u), shape, dtype)
+        return engine.random(check_key(op.name, u), shape, dtype)
     if tuple(u.shape) != shape:
         raise ShapeError(f"{op.name}: u must have shape {shape}, got {tuple(u.shape)}")
     return u
