@@ -2,8 +2,8 @@
  *
  * linear is a 1x1 convolution of one-pixel images, and runs on that kernel: the tiles of conv_direct.c span images.
  *
- * softmax walks pixels in groups of PIXELS, so that both layouts read whole cache lines, three passes over a group that
- * stays in cache: maximum, exponentials and their sum, division. */
+ * softmax makes three passes over what stays in cache: maximum, exponentials and their sum, scaling. Channels last, that
+ * is a pixel's row of channels; of contiguous maps, it is PIXELS pixels at once, to read whole cache lines. */
 #include "twice.h"
 
 #ifdef REAL
@@ -25,56 +25,82 @@ int64_t FN(linear_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, 
     return FN(conv_backward)(dx, dw, db, dy, x, w, &one_by_one, scratch);
 }
 
-/* Element (channel c, pixel i of the group) stands at c * channel + i * pixel. */
-static void FN(softmax_group)(REAL *y, const REAL *x, int64_t channels, int64_t channel, int64_t pixels,
-                              int64_t pixel) {
-    REAL most[PIXELS], sum[PIXELS];
-    for (int64_t i = 0; i < pixels; i++) {
-        most[i] = x[i * pixel];
-        sum[i] = 0;
-    }
-    for (int64_t c = 1; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) {
-            const REAL v = x[c * channel + i * pixel];
-            most[i] = v <= most[i] ? most[i] : v; /* a NaN enters and, being in the sum anyway, makes all NaN */
-        }
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) y[c * channel + i * pixel] = x[c * channel + i * pixel] - most[i];
-    if (channel == 1) FN(exp_run)(y, channels * pixels); /* dense, whichever layout */
-    else
-        for (int64_t c = 0; c < channels; c++) FN(exp_run)(y + c * channel, pixels);
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) sum[i] += y[c * channel + i * pixel];
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) y[c * channel + i * pixel] /= sum[i];
+INLINE REAL FN(total)(vec v) {
+    REAL sum = 0;
+    for (int i = 0; i < V; i++) sum += v[i];
+    return sum;
 }
 
-static void FN(softmax_gradient_group)(REAL *dx, const REAL *dy, const REAL *y, int64_t channels, int64_t channel,
-                                       int64_t pixels, int64_t pixel) {
+/* No NaN is looked for: it is in the sum anyway, and makes all NaN. */
+INLINE vec FN(larger)(vec a, vec b) { return FN(select)(a > b, a, b); }
+
+/* Softmax of adjacent numbers; returns the sum of exp(x - most). */
+static REAL FN(softmax_row)(REAL *y, const REAL *x, int64_t count, REAL *most) {
+    vec large = FN(splat)(x[0]), sums = {0};
+    int64_t j = 0;
+    for (; j + V <= count; j += V) large = FN(larger)(FN(load)(x + j), large);
+    for (; j < count; j++) large = FN(larger)(FN(splat)(x[j]), large);
+    *most = large[0];
+    for (int i = 1; i < V; i++) *most = large[i] > *most ? large[i] : *most;
+    for (j = 0; j < count; j += V) {
+        FN(store_n)(y + j, FN(exp)(FN(load_n)(x + j, count - j) - *most), count - j);
+        sums += FN(load_n)(y + j, count - j);
+    }
+    const REAL sum = FN(total)(sums), inverse = 1 / sum;
+    for (j = 0; j < count; j++) y[j] *= inverse;
+    return sum;
+}
+
+static void FN(softmax_gradient_row)(REAL *dx, const REAL *dy, const REAL *y, int64_t count) {
+    vec dots = {0};
+    for (int64_t j = 0; j < count; j += V) dots += FN(load_n)(dy + j, count - j) * FN(load_n)(y + j, count - j);
+    const REAL dot = FN(total)(dots);
+    for (int64_t j = 0; j < count; j++) dx[j] = y[j] * (dy[j] - dot);
+}
+
+/* Up to PIXELS adjacent pixels of maps that are `map` apart. */
+static void FN(softmax_group)(REAL *y, const REAL *x, int64_t channels, int64_t map, int64_t pixels) {
+    REAL most[PIXELS], sum[PIXELS] = {0};
+    for (int64_t i = 0; i < pixels; i++) most[i] = x[i];
+    for (int64_t c = 1; c < channels; c++)
+        for (int64_t i = 0; i < pixels; i++) most[i] = x[c * map + i] > most[i] ? x[c * map + i] : most[i];
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t i = 0; i < pixels; i += V) {
+            const int64_t lanes = pixels - i, at = c * map + i;
+            const vec e = FN(exp)(FN(load_n)(x + at, lanes) - FN(load_n)(most + i, lanes));
+            FN(store_n)(y + at, e, lanes);
+            FN(store_n)(sum + i, FN(load_n)(sum + i, lanes) + e, lanes);
+        }
+    for (int64_t i = 0; i < pixels; i++) sum[i] = 1 / sum[i];
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t i = 0; i < pixels; i++) y[c * map + i] *= sum[i];
+}
+
+static void FN(softmax_gradient_group)(REAL *dx, const REAL *dy, const REAL *y, int64_t channels, int64_t map,
+                                       int64_t pixels) {
     REAL dot[PIXELS] = {0};
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) dot[i] += dy[c * channel + i * pixel] * y[c * channel + i * pixel];
+        for (int64_t i = 0; i < pixels; i++) dot[i] += dy[c * map + i] * y[c * map + i];
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) {
-            const int64_t at = c * channel + i * pixel;
-            dx[at] = y[at] * (dy[at] - dot[i]);
-        }
+        for (int64_t i = 0; i < pixels; i++) dx[c * map + i] = y[c * map + i] * (dy[c * map + i] - dot[i]);
 }
 
 /* The groups of all images; with y_saved the gradient, from dy in x. */
 static void FN(softmax_walk)(cc_out to, cc_in from, cc_in y_saved) {
     const int64_t pixels = to->shape[2] * to->shape[3] * to->shape[4], channels = to->shape[1];
-    const int64_t channel = to->stride[1], pixel = to->stride[4], groups = cc_ceil_div(pixels, PIXELS);
+    const int64_t map = to->stride[1], pixel = to->stride[4], groups = cc_ceil_div(pixels, PIXELS);
     PARALLEL_FOR
     for (int64_t task = 0; task < to->shape[0] * groups; task++) {
         const int64_t first = task % groups * PIXELS, at = task / groups * to->stride[0] + first * pixel;
         const int64_t count = MIN(PIXELS, pixels - first);
-        const REAL *in = (const REAL *)from->data + at;
-        REAL *out = (REAL *)to->data + at;
-        if (y_saved)
-            FN(softmax_gradient_group)(out, in, (const REAL *)y_saved->data + at, channels, channel, count, pixel);
+        const REAL *in = (const REAL *)from->data + at, *kept = y_saved ? (const REAL *)y_saved->data + at : NULL;
+        REAL *out = (REAL *)to->data + at, most;
+        if (map > 1 && kept) FN(softmax_gradient_group)(out, in, kept, channels, map, count);
+        else if (map > 1) FN(softmax_group)(out, in, channels, map, count);
         else
-            FN(softmax_group)(out, in, channels, channel, count, pixel);
+            for (int64_t i = 0; i < count * pixel; i += pixel)
+                if (kept) FN(softmax_gradient_row)(out + i, in + i, kept + i, channels);
+                else FN(softmax_row)(out + i, in + i, channels, &most);
     }
 }
 
@@ -98,12 +124,8 @@ int64_t FN(softmax_cross_entropy_forward)(cc_out y, cc_out probabilities, cc_in 
     for (int64_t i0 = 0; i0 < n; i0 += 16)
         for (int64_t i = i0; i < MIN(i0 + 16, n); i++) {
             const REAL *x = (const REAL *)logits->data + i * k;
-            REAL *e = (REAL *)probabilities->data + i * k, most = x[0], sum = 0;
-            for (int64_t j = 1; j < k; j++) most = x[j] <= most ? most : x[j];
-            for (int64_t j = 0; j < k; j++) e[j] = x[j] - most;
-            FN(exp_run)(e, k);
-            for (int64_t j = 0; j < k; j++) sum += e[j];
-            for (int64_t j = 0; j < k; j++) e[j] /= sum;
+            REAL most;
+            const REAL sum = FN(softmax_row)((REAL *)probabilities->data + i * k, x, k, &most);
             loss[i] = log((double)sum) - (double)(x[((const int64_t *)labels->data)[i]] - most);
         }
     for (int64_t i = 0; i < n; i++) total += loss[i];
