@@ -81,7 +81,7 @@ def comparison(path: str | Path, title: str, rows: Sequence[tuple[str, Sequence[
 
     Left a dot for every repetition and a line at the mean; right the mean curves over the epochs, logarithmic.
     """
-    drawing = figure(10, 1.6 + 0.28 * len(rows))
+    drawing = figure(11, 1.6 + 0.28 * len(rows))
     dots, curves = drawing.subplots(1, 2)
     for i, (name, values, each) in enumerate(rows):
         color = f"C{i % 10}"
@@ -98,5 +98,5 @@ def comparison(path: str | Path, title: str, rows: Sequence[tuple[str, Sequence[
     for labels in (curves.yaxis.set_major_formatter, curves.yaxis.set_minor_formatter):
         labels("{x:g}")
     curves.grid(alpha=0.3, which="both")
-    curves.legend(fontsize="small", ncols=1 + len(rows) // 8)
+    drawing.legend(loc="outside right upper", fontsize="small")
     save(drawing, path)

@@ -16,6 +16,7 @@ import pytest
 import cnncore as cc
 from cnncore import plots
 from cnncore.cli import main
+from cnncore.cli.common import chosen_backend
 from cnncore.lab import pooling, statistics, trials
 from cnncore.lab.pooling_claims import GROUPS, Claim, Group
 from cnncore.lab.pooling_nets import REGIMES, Scaled, build
@@ -40,7 +41,7 @@ def test_pooling_saves_what_it_prints(capsys, tmp_path: Path) -> None:
     assert main([*WORDS, "--seeds", "2", "--seed", "5"]) == 0
     text = capsys.readouterr().out
     result = json.loads((tmp_path / "r" / "result.json").read_text())
-    (group,) = result["groups"]
+    group = result["groups"]["stages"]
     assert [row["net"] for row in group["rows"]] == list(GROUPS["stages"].nets)
     for row in group["rows"]:
         assert row["net"] in text and f"{np.mean(row['test_error']):.2f} ±" in text
@@ -80,7 +81,9 @@ def test_json_is_the_saved_result_and_nothing_else(capsys, tmp_path: Path) -> No
     assert main([*WORDS, "--seeds", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "r" / "result.json").read_text())
-    assert all(claim["error"] is None and "not shown" in claim["verdict"] for claim in result["groups"][0]["claims"])
+    assert all(
+        claim["error"] is None and "not shown" in claim["verdict"] for claim in result["groups"]["stages"]["claims"]
+    )
 
 
 def test_quick_results_do_not_replace_full_ones(tmp_path: Path) -> None:
@@ -99,8 +102,9 @@ def timeless(record: dict) -> dict:
 
 
 def test_results_do_not_depend_on_the_workers(tmp_path: Path) -> None:
-    nets = (GROUPS["regimes"].nets["stochastic"], GROUPS["dropout"].nets["lp 4, dropout"])
-    chosen = [Trial(tuple(net.items()), seed, TINY, "numpy") for net in nets for seed in (0, 1)]
+    stochastic, dropout = GROUPS["regimes"].nets["stochastic"], GROUPS["dropout"].nets["lp 4, dropout"]
+    pairs = ((stochastic, 0), (stochastic, 1), (dropout, 0))
+    chosen = [Trial(tuple(net.items()), seed, TINY, chosen_backend()) for net, seed in pairs]
     one = trials.run(build, chosen, tmp_path / "one", workers=1, quiet=True)
     two = trials.run(build, chosen[::-1], tmp_path / "two", workers=2, quiet=True)
     here = {trial: trials.train(build, trial) for trial in chosen[:1]}
@@ -111,13 +115,14 @@ def test_results_do_not_depend_on_the_workers(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker_arrives_with_its_trial(tmp_path: Path) -> None:
-    trial = Trial(tuple(GROUPS["regimes"].nets["max"].items()), 7, replace(TINY, lr=1e30), "numpy")
+    trial = Trial(tuple(GROUPS["regimes"].nets["max"].items()), 7, replace(TINY, lr=1e30), chosen_backend())
     with pytest.raises(cc.CnncoreError, match=r"pool=max .* seed=7: fit: the loss is"):
         trials.run(build, [trial], tmp_path, workers=1, quiet=True)
 
 
 LONG = """
 from cnncore.cli import main
+from cnncore.cli.common import chosen_backend
 from cnncore.lab import pooling
 from cnncore.lab.trials import Training
 pooling.TRAINING = {False: Training(200, 40, epochs=2), True: None}
@@ -202,13 +207,13 @@ def test_nothing_follows_from_one_seed_or_from_no_difference() -> None:
     ("mean", "expected", "said"),
     [
         (0.5, "above", "shown"),
-        (0.1, "above", "not shown: within chance"),
+        (0.1, "above", "not shown (within chance)"),
         (-0.5, "above", "the opposite is shown"),
         (0.5, "not above", "contradicted"),
-        (0.1, "not above", "not contradicted: more than 0.30 is excluded"),
+        (0.1, "not above", "not contradicted (more than 0.30 is excluded)"),
         (-0.5, "not above", "shown"),
         (0.5, "zero", "contradicted"),
-        (-0.1, "zero", "not contradicted: a distance above 0.30 is excluded"),
+        (-0.1, "zero", "not contradicted (a distance above 0.30 is excluded)"),
         (-0.5, "zero", "contradicted"),
     ],
 )

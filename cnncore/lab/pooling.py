@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     def records(net: Net) -> list[Record]:
         return [found[trial(net, seed)] for seed in seeds]
 
-    tables = [
-        summary(group, {label: records(net) for label, net in group.nets.items()}, training.tests)
-        for group in groups.values()
-    ]
+    tables = {
+        name: summary(group, {label: records(net) for label, net in group.nets.items()}, training.tests)
+        for name, group in groups.items()
+    }
     return {"training": asdict(training), "groups": tables, "pictures": draw(args.run_dir, tables)}
 
 
@@ -124,22 +124,19 @@ def judged(claim: Claim, records: Mapping[str, Sequence[Record]], tests: int) ->
 COLUMNS = ["network", "test error", "training error", "seconds", "epochs to 98 %"]
 
 
-def draw(run_dir: Path, tables: Sequence[dict[str, Any]]) -> list[str]:
+def draw(run_dir: Path, tables: Mapping[str, dict[str, Any]]) -> list[str]:
     """Save a picture of every group, and return their names: none where matplotlib is missing."""
     if plots.missing():
         return []
-    names = []
-    for table in tables:
-        names.append(f"{table['title'].replace(' ', '-')}.png")
-        plots.comparison(
-            run_dir / names[-1], table["title"], [(r["net"], r["test_error"], r["curve"]) for r in table["rows"]]
-        )
-    return names
+    for name, table in tables.items():
+        rows = [(r["net"], r["test_error"], r["curve"]) for r in table["rows"]]
+        plots.comparison(run_dir / f"{name}.png", table["title"], rows)
+    return [f"{name}.png" for name in tables]
 
 
 def show(result: dict[str, Any], run_dir: Path) -> None:
     training = result["training"]
-    for table in result["groups"]:
+    for table in result["groups"].values():
         cells = [
             [r["net"], *(spread(r[key]) for key in ("test_error", "train_error")), f"{np.mean(r['seconds']):.1f}",
              epochs(r["epochs_to_98"])]

@@ -47,14 +47,14 @@ def estimate(values: np.ndarray) -> Estimate:
 def verdict(found: Estimate, expected: str) -> str:
     """What the 95 % interval says to a claim that the quantity is "above" zero, "not above" it, or "zero"."""
     if found.margin is None:
-        return "not shown: one repetition tells nothing about chance"
+        return "not shown (one repetition tells nothing about chance)"
     above, below = found.mean > found.margin, found.mean < -found.margin
     if expected == "above":
-        return "shown" if above else "the opposite is shown" if below else "not shown: within chance"
+        return "shown" if above else "the opposite is shown" if below else "not shown (within chance)"
     if expected == "not above":
         if above or below:
             return "contradicted" if above else "shown"
-        return f"not contradicted: more than {found.mean + found.margin:.2f} is excluded"
+        return f"not contradicted (more than {found.mean + found.margin:.2f} is excluded)"
     if above or below:
         return "contradicted"
-    return f"not contradicted: a distance above {abs(found.mean) + found.margin:.2f} is excluded"
+    return f"not contradicted (a distance above {abs(found.mean) + found.margin:.2f} is excluded)"
