@@ -122,7 +122,6 @@ def test_an_error_in_a_worker_arrives_with_its_trial(tmp_path: Path) -> None:
 
 LONG = """
 from cnncore.cli import main
-from cnncore.cli.common import chosen_backend
 from cnncore.lab import pooling
 from cnncore.lab.trials import Training
 pooling.TRAINING = {False: Training(200, 40, epochs=2), True: None}
