@@ -69,9 +69,9 @@ def test_global_stochastic_draws_and_expects():
 
 def test_numbers_behind_names():
     for name, told in (
-        ("lp", "LPPool2d(kernel_size=3, stride=3, p=2.0)"),
-        ("lp3.5", "LPPool2d(kernel_size=3, stride=3, p=3.5)"),
-        ("lpinf", "LPPool2d(kernel_size=3, stride=3, p=inf)"),
+        ("lp", "LPPool2d(kernel_size=3, stride=3, p=2.0, normalize=True)"),
+        ("lp3.5", "LPPool2d(kernel_size=3, stride=3, p=3.5, normalize=True)"),
+        ("lpinf", "LPPool2d(kernel_size=3, stride=3, p=inf, normalize=True)"),
         ("gaussian_lp12", "GaussianLPPool2d(kernel_size=3, stride=3, p=12.0)"),
         ("stochastic2", "StochasticPool2d(kernel_size=3, stride=3, power=2.0)"),
     ):
@@ -93,7 +93,7 @@ def test_shares_are_pooled_as_named(shares):
     window = {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}
     parts = [
         cc.ops.max_pool(x[:, :4], **window), cc.ops.avg_pool(x[:, 4:6], **window),
-        cc.ops.lp_pool(x[:, 6:], p=4, **window),
+        cc.ops.lp_pool(x[:, 6:], p=4, normalize=True, **window),
     ]  # fmt: skip
     y = layer.forward(x)
     np.testing.assert_array_equal(y, np.concatenate([y for y, _ in parts], axis=1))
@@ -176,7 +176,7 @@ def test_names_and_repr():
     layer = ly.HeteroPool2d({"max": 3, "lp4": 1}, 2, 1)
     assert repr(layer) == (
         "HeteroPool2d({'max': 3, 'lp4': 1}\n  (0): MaxPool2d(kernel_size=2, stride=1)\n"
-        "  (1): LPPool2d(kernel_size=2, stride=1, p=4.0)\n)"
+        "  (1): LPPool2d(kernel_size=2, stride=1, p=4.0, normalize=True)\n)"
     )
 
 

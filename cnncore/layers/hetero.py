@@ -16,11 +16,11 @@ from .base import Context, Layer, by_rank, check_rank
 from .containers import Branches, BranchesContext
 from .init import seed_or_next, seeds
 
-# name -> the layer, the same over all of S, and the argument that a number behind the name gives.
-POOLS: dict[str, tuple[type[p.Pool], type[p.Pool], dict[str, float]]] = {
+# name -> the layer, the same over all of S, and arguments, the first that which a number behind the name gives.
+POOLS: dict[str, tuple[type[p.Pool], type[p.Pool], dict[str, Any]]] = {
     "max": (p.MaxPool, p.GlobalMaxPool, {}),
     "avg": (p.AvgPool, p.GlobalAvgPool, {}),
-    "lp": (p.LPPool, p.GlobalLPPool, {"norm_type": 2.0}),
+    "lp": (p.LPPool, p.GlobalLPPool, {"norm_type": 2.0, "normalize": True}),
     "gaussian_lp": (p.GaussianLPPool, p.GlobalGaussianLPPool, {"p": 2.0}),
     "stochastic": (p.StochasticPool, p.GlobalStochasticPool, {"power": 1.0}),
     "expectation": (p.ExpectationPool, p.GlobalExpectationPool, {"power": 1.0}),
@@ -34,9 +34,9 @@ def named_pool(
 ) -> p.Pool:
     """The pooling layer called `name`, with its geometry by name; over all of S where there is no kernel_size.
 
-    A number behind the name is p ("lp4", "gaussian_lp12", "lpinf") or power ("stochastic2", "expectation1.5").
-    A variant of your own, the op `<name>_pool`, is found too. `seed` is for those that draw. Raises CnncoreError, in
-    the name of `who`, where no pool is called so.
+    A number behind the name is p ("lp4", "gaussian_lp12", "lpinf") or power ("stochastic2", "expectation1.5"). "lp" is
+    a mean (`normalize=True`), so that it lies between avg and max. A variant of your own, the op `<name>_pool`, is
+    found too. `seed` is for those that draw. Raises CnncoreError, in the name of `who`, where no pool is called so.
     """
     found = NUMBERED.fullmatch(name) if isinstance(name, str) else None
     base, number = found.groups() if found else ("", None)
@@ -48,7 +48,9 @@ def named_pool(
             f"got {name!r}"
         )
     local, whole, own = entry
-    given: dict[str, Any] = {key: float(number or value) for key, value in own.items()}
+    given = dict(own)
+    if number:
+        given[next(iter(own))] = float(number)
     if base == "stochastic":
         given["seed"] = seed
     if kernel_size is None:
