@@ -63,7 +63,7 @@ def test_parameters_and_learning(name):
 
 # --- pooling ---
 
-POOLS = ["max", "avg", "lp", "lp4", "gaussian_lp4", "stochastic", "expectation2", "entropy", "max+avg", "max+lp3+avg"]
+POOLS = ["max", "avg", "lp", "lp4", "gaussian_lp3", "stochastic", "expectation2", "entropy", "max+avg", "max+lp3+avg"]
 
 
 @pytest.mark.parametrize("name", cc.models.DIGITS)

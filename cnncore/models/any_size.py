@@ -16,9 +16,9 @@ def any_size(
 ) -> Sequential:  # fmt: skip
     """(N, channels, H, W) images to (N, classes) logits, H and W from 12 on; 94,474 parameters, all drawn from `seed`.
 
-    Convolutions of 5x5, 3x3, 3x3 and 1x1 (32, 64, 128 maps, one per class) with ReLU between them, 2x2 pooling after
-    the first two, and `global_pool` over the maps of the classes. Only the image is padded, by 4: what a feature is
-    depends on the 20x20 pixels it sees and not on where they are, so with global max pooling a picture amid zeros
+    Convolutions of 5x5, 3x3 and 3x3 (32, 64, 128 maps) with ReLU, 2x2 pooling after the first two, `global_pool`, and
+    a 1x1 convolution to the classes: a map says whether its feature is there, wherever that is. Only the image is
+    padded, by 4, so a feature is a function of the 20x20 pixels it sees: with global max pooling a picture amid zeros
     has the same logits wherever it stands, up to the stride of 4.
     Raises CnncoreError (an unknown pool, a dropout outside [0, 1)), ShapeError (an image too small, when applied).
     Source: the paper's 2.7, its own proposal.
@@ -33,8 +33,8 @@ def any_size(
         next(pools)(2),
         Conv2d(64, 128, 3, seed=next(s), dtype=dtype),
         ReLU(),
+        next(pooling("any_size", global_pool, 1, next(s)))(),
         Dropout(dropout, seed=next(s)),
         Conv2d(128, classes, 1, init="xavier", seed=next(s), dtype=dtype),
-        next(pooling("any_size", global_pool, 1, next(s)))(),
         Flatten(),
     )
