@@ -159,8 +159,29 @@ def test_layers_that_draw_inside():
     assert net.state_dict()["1.0.key"][1] == 1
 
 
+def test_a_resumed_run_draws_what_the_whole_run_drew(tmp_path):
+    x, y = RNG.random((24, 1, 8, 8), np.float32), RNG.integers(0, 3, 24)
+
+    def trainer(run_dir=None):
+        net = ly.Sequential(
+            ly.Conv2d(1, 4, 3, seed=1), ly.ReLU(), ly.HeteroPool2d({"stochastic": 0.5, "max": 0.5}, 2, seed=2),
+            ly.GlobalStochasticPool2d(seed=3), ly.Flatten(), ly.Linear(4, 3, seed=4),
+        )  # fmt: skip
+        return cc.Trainer(net, cc.optim.SGD(net, lr=0.1), seed=5, run_dir=run_dir, quiet=True)
+
+    whole = trainer()
+    whole.fit((x, y), epochs=3, batch_size=8)
+    for until in (1, 3):
+        last = trainer(tmp_path)
+        last.fit((x, y), epochs=until, batch_size=8, resume=True)
+    state = last.net.state_dict()
+    assert state["2.0.key"][1] == state["3.key"][1] == 9
+    for name, value in whole.net.state_dict().items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+
+
 @pytest.mark.parametrize("pools", [{"max": 0.5, "avg": 0.5}, ["max", "avg"]], ids=["shares", "suite"])
-def test_memory_format_and_backends(pools):
+def test_both_memory_formats_agree_with_the_definition(pools):
     x = RNG.standard_normal((2, 4, 4, 4)).astype(np.float32)
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     layer = ly.HeteroPool2d(pools, 2)
