@@ -32,6 +32,7 @@ SOURCES = [
     "runtime.c",
     "steps.c",
     "units.c",
+    "lp_unit.c",
 ]
 COMMON = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
           "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-variable"]  # fmt: skip

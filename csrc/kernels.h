@@ -41,6 +41,7 @@ typedef struct { cc_window window; double p, sigma; } cc_gaussian_lp_pool;
 typedef struct { cc_window window; double power; } cc_stochastic_pool;
 typedef struct { cc_window window; double power; } cc_expectation_pool;
 typedef struct { cc_window window; } cc_entropy_pool;
+typedef struct { cc_window window; int64_t pieces; } cc_lp_unit;
 typedef struct { cc_window window; int64_t pieces, pooled; } cc_maxout; /* pooled: there is a window */
 typedef struct { double p; int64_t maps; } cc_dropout; /* maps: each is dropped or kept as a whole */
 typedef struct { int64_t count; } cc_add;
@@ -82,6 +83,10 @@ KERNEL(expectation_pool_forward, cc_out y, cc_out total, cc_in x, const cc_expec
 KERNEL(expectation_pool_backward, cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in total, const cc_expectation_pool *p)
 KERNEL(entropy_pool_forward, cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p)
 KERNEL(entropy_pool_backward, cc_out dx, cc_in dy, cc_in x, cc_in ratio, cc_in winner, const cc_entropy_pool *p)
+/* lp_unit.c */
+KERNEL(lp_unit_forward, cc_out y, cc_in x, cc_in rho, cc_in center, const cc_lp_unit *p)
+KERNEL(lp_unit_backward, cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, cc_in x, cc_in rho, cc_in center,
+       const cc_lp_unit *p)
 
 /* pointwise.c; `xs` and `dxs` point at p->count tensors, a dx whose data is NULL is not computed */
 KERNEL(relu_forward, cc_out y, cc_in x, const void *p)

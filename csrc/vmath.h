@@ -155,12 +155,27 @@ INLINE two_part FN(log_parts)(vec x) {
     return FN(in_two)(sum, ((steps - sum) + log_m.high) + (log_m.low + n * LOG2_LOW));
 }
 
+/* log (x / 2^below) for normal x, 0 < x < Inf: log m = f - s (f - 2/3 s^2 - 2/5 s^4 - ...) with f = m - 1, which is exact
+ * and nearly all of it. */
+INLINE vec FN(log_scaled)(vec x, ivec below) {
+    const ivec exponent = (((ivec)x + ABOVE_SQRT_HALF) >> FRACTION_BITS) - EXPONENT_BIAS;
+    const vec f = (vec)((ivec)x - (exponent << FRACTION_BITS)) - 1, rounder = FN(splat)(ROUNDER);
+    const vec n = (vec)((ivec)rounder + exponent - below) - rounder, s = f / (2 + f), square = s * s;
+    vec series = FN(splat)((REAL)(2.0 / (2 * LOG_TERMS + 1)));
+    UNROLL for (int k = LOG_TERMS - 1; k > 0; k--) series = series * square + (REAL)(2.0 / (2 * k + 1));
+    return n * LOG2_HIGH + (f - (s * (f - square * series) - n * LOG2_LOW));
+}
+
+/* log of a normal, finite x > 0 */
+INLINE vec FN(log_normal)(vec x) { return FN(log_scaled)(x, (ivec){0}); }
+
 /* -Inf at 0, NaN below */
 INLINE vec FN(log)(vec x) {
     const vec infinity = FN(splat)((REAL)INFINITY), undefined = x * 0 / 0; /* NaN, whatever x is */
-    const two_part parts = FN(log_parts)(x);
+    const ivec small = x < LEAST_NORMAL; /* the subnormals, in need of a leading bit */
+    const vec whole = FN(select)(small, x * (REAL)((INT)2 << FRACTION_BITS), x);
     const vec ends = FN(select)(x == 0, -infinity, FN(select)(x == infinity, infinity, undefined));
-    return FN(select)((x > 0) & (x < infinity), parts.high + parts.low, ends);
+    return FN(select)((x > 0) & (x < infinity), FN(log_scaled)(whole, small & (FRACTION_BITS + 1)), ends);
 }
 
 /* x^e, NaN for x < 0. x^0 is 1 for every x. */

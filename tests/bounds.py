@@ -178,6 +178,25 @@ def entropy_pool(problem: Problem, outputs: Arrays, gradients: Arrays, eps: floa
     return y, ((3 * n + 8) * eps * 3 * n * n * float(np.abs(problem.dy).max(initial=0)),)
 
 
+def lp_unit(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """t^p errs by (p |log t| + 4) eps of itself, weighted by t^p <= 1 in a mean of n: s errs by p (n + 30) eps of
+    itself, its p-th root and y by (n + 30) eps. t^(p-1) errs by p |log t| eps of itself, and no t is in doubt that is
+    below eps^8; every gradient errs by these of its sum of magnitudes."""
+    x, rho, center = (None if a is None else exact(a) for a in problem.arrays)
+    (y,), tiny = outputs, float(np.finfo(problem.dtype).tiny)
+    n = problem.attrs["pieces"] * pool_taps(problem)
+    bound = (n + 30) * eps * y + tiny
+    if problem.dy is None:
+        return (bound,), ()
+    dy, p = np.abs(exact(problem.dy)), 1 + np.logaddexp(np.max(rho, initial=0), 0)
+    _, ctx = run(problem.op, (x, rho, center), problem.attrs, "numpy")
+    dx, relative = np.abs(ctx.backward(dy)[0]), 2 * p * (n + 30 + 8 * np.log(1 / eps)) * eps
+    rest = (0, *range(2, x.ndim))
+    to_rho = (relative + dy.size * eps) * np.sum(dy * y, axis=rest) * (np.log(n) + 1)
+    to_center = None if center is None else (relative + dx.size * eps) * np.sum(dx, axis=rest) + tiny
+    return (bound,), (relative * dx + tiny, to_rho + tiny, to_center)
+
+
 def copies(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
     """Values that are only moved, or replaced by 0."""
     return tuple(0.0 for _ in outputs), tuple(0.0 for _ in gradients)
@@ -347,6 +366,7 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "conv": linear_in_its_terms(conv_terms),
     "max_pool": max_pool,
     "maxout": max_pool,
+    "lp_unit": lp_unit,
     "avg_pool": linear_in_its_terms(lambda p: (pool_taps(p) + 1, (2 * pool_taps(p),))),
     "lp_pool": lp_pool,
     "gaussian_lp_pool": lp_pool,

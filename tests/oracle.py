@@ -373,6 +373,41 @@ def maxout_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     return (dx,)
 
 
+def lp_unit_parts(arrays: Arrays, attrs: dict[str, Any]) -> Iterator[tuple[Any, list[Any], list[float], float, float]]:
+    """(output index, places, z of each, p, y) of every unit."""
+    x, rho, center = arrays
+    for o, places in units(x, attrs):
+        p = 1 + max(float(rho[o[1]]), 0.0) + math.log1p(math.exp(-abs(float(rho[o[1]]))))
+        z = [float(x[i]) - (0.0 if center is None else float(center[i[1]])) for i in places]
+        most = max(abs(v) for v in z)
+        mean = sum((abs(v) / most) ** p for v in z) / len(z) if most else 0.0
+        yield o, places, z, p, most * mean ** (1 / p)
+
+
+def lp_unit_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    y = zeros(*units_out(arrays[0], attrs))
+    for o, _, _, _, value in lp_unit_parts(arrays, attrs):
+        y[o] = value
+    return (y,)
+
+
+def lp_unit_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    x, rho, center = arrays
+    dx, drho, dcenter = zeros(*x.shape), zeros(*rho.shape), zeros(x.shape[1])
+    for o, places, z, p, y in lp_unit_parts(arrays, attrs):
+        if y == 0:
+            continue
+        powers = [abs(v) ** p for v in z]
+        logs = sum(a * math.log(abs(v)) for a, v in zip(powers, z, strict=True) if v) / sum(powers)
+        to_p = y / p * (logs - math.log(sum(powers) / len(z)) / p)
+        drho[o[1]] += float(dy[o]) * to_p / (1 + math.exp(-float(rho[o[1]])))
+        for i, v in zip(places, z, strict=True):
+            g = float(dy[o]) * math.copysign(abs(v) ** (p - 1), v) * y ** (1 - p) / len(z) if v else 0.0
+            dx[i] += g
+            dcenter[i[1]] -= g
+    return dx, drho, None if center is None else dcenter
+
+
 # --- dense ---
 
 
@@ -701,6 +736,7 @@ ORACLE = {
     "stochastic_pool": Loops(stochastic_pool_forward, stochastic_pool_backward),
     "expectation_pool": Loops(expectation_pool_forward, expectation_pool_backward),
     "entropy_pool": Loops(entropy_pool_forward, entropy_pool_backward),
+    "lp_unit": Loops(lp_unit_forward, lp_unit_backward),
     "linear": Loops(linear_forward, linear_backward),
     "softmax": Loops(softmax_forward, softmax_backward),
     "softmax_cross_entropy": Loops(softmax_cross_entropy_forward, softmax_cross_entropy_backward),

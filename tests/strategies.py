@@ -194,6 +194,14 @@ def _maxout_edge(draw: HypothesisDraw) -> Case:
     return Case((x,), {"pieces": pieces, **draw.choice([plain, _windows(draw, size)])}, gap)
 
 
+def _lp_unit_edge(draw: HypothesisDraw) -> Case:
+    case = _maxout_edge(draw)
+    x = draw.normal(*case.arrays[0].shape)
+    groups = x.shape[1] // case.attrs["pieces"]
+    center = draw.choice([0.1 * draw.normal(x.shape[1]), None])
+    return Case((np.where(np.abs(x) < 0.5, 2 * np.sign(x), x), 2 * draw.normal(groups), center), case.attrs)
+
+
 def _avg_edge(draw: HypothesisDraw) -> Case:
     case = _pool_edge(draw)
     return Case(case.arrays, {**case.attrs, "count_include_pad": draw.choice([False, True])})
@@ -285,6 +293,7 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "max_pool": _pool_edge,
     "avg_pool": _avg_edge,
     "maxout": _maxout_edge,
+    "lp_unit": _lp_unit_edge,
     "linear": _linear_edge,
     "softmax": _softmax_edge,
     "softmax_cross_entropy": _cross_entropy_edge,

@@ -64,6 +64,7 @@ def _adam(rng: np.random.Generator) -> Arrays:
 SPECIAL: dict[str, tuple[str, Callable[[np.random.Generator], Arrays]]] = {
     "linear": ("lenet fc", lambda r: (_normal(r, 128, 3136), _normal(r, 512, 3136), _normal(r, 512))),
     "softmax_cross_entropy": ("4096 x 1000", lambda r: (_normal(r, 4096, 1000), r.integers(0, 1000, 4096))),
+    "lp_unit": ("2 pieces", lambda r: (_normal(r, *SHAPE), _normal(r, SHAPE[1] // 2), _normal(r, SHAPE[1]))),
     "maxout": ("2 pieces", lambda r: (_normal(r, *SHAPE),)),
     "slice": ("all maps", lambda r: (_normal(r, 1536, 4, 32, 32),)),  # all, as the cost counts every input once
     "adam_step": ("6.3 M weights", _adam),
@@ -73,6 +74,7 @@ ATTRS: dict[str, dict[str, Any]] = {
     "lrn_within": {"kernel": 5},
     "slice": {"start": 0, "stop": 4},
     "sgd_step": {"lr": 0.01, "momentum": 0.9},
+    "lp_unit": {"pieces": 2},
     "maxout": {"pieces": 2},
     "adam_step": {"lr": 0.001, "step": 10},
 }

@@ -68,7 +68,7 @@ from .pool import (
     StochasticPool3d,
 )
 from .simple import Dropout, Dropout1d, Dropout2d, Dropout3d, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
-from .units import Maxout, Maxout1d, Maxout2d, Maxout3d
+from .units import LPUnit, LPUnit1d, LPUnit2d, LPUnit3d, Maxout, Maxout1d, Maxout2d, Maxout3d
 
 __all__ = [
     "AvgPool",
@@ -138,6 +138,10 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LPUnit",
+    "LPUnit1d",
+    "LPUnit2d",
+    "LPUnit3d",
     "Layer",
     "Linear",
     "LocalResponseNorm",
