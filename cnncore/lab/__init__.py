@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-EXPERIMENTS = ("pooling",)
+EXPERIMENTS = ("pooling", "pooled-signal")
 
 
 def load(name: str) -> Any:
