@@ -86,13 +86,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     x = digits[first : first + size.images]
     kept = [kept_by(name, digits[:DIGITS], args.seed) for name in REGIMES]
     points, recovered = recoveries(x, size, range(args.seed, args.seed + args.seeds), quiet=args.json)
+    result: dict[str, Any] = {"kept": kept, "points": points, "verdict": verdict(points), "pictures": []}
     if not plots.missing():
+        result["pictures"] = ["kept.png", "recovery.png", "recovered.png"]
+        kept_path, errors_path, recovered_path = (args.run_dir / name for name in result["pictures"])
         columns = ["original", *(f"{window}x{window}" for window in WINDOWS)]
-        pictures.tiles(args.run_dir / "kept.png", columns, kept_tiles(x[:1], args.seed))
-        pictures.errors(args.run_dir / "recovery.png", by_regime(points), CLOSE)
+        pictures.tiles(kept_path, columns, kept_tiles(x[:1], args.seed))
+        pictures.errors(errors_path, by_regime(points), CLOSE)
         columns = ["original", *(f"redundancy {redundancy:g}" for redundancy in size.redundancies)]
-        pictures.tiles(args.run_dir / "recovered.png", columns, recovered)
-    return {"kept": kept, "points": points, "verdict": verdict(points)}
+        pictures.tiles(recovered_path, columns, recovered)
+    return result
 
 
 # --- what pooling keeps of a picture ---
@@ -185,7 +188,7 @@ def recoveries(x: np.ndarray, size: Size, seeds: range, quiet: bool) -> tuple[li
                     if seed == seeds[0]:
                         tiles[name].append((z[0, 0], f"{error[0]:.1%} off"))
                     bar.advance(count, f"seed {seed}, {count} maps: {name}")
-            bar.line(f"seed {seed}: {len(x)} images recovered by {len(names)} regimes")
+            bar.line(f"seed {seed}: {len(x)} images looked for in {len(names)} regimes")
     points = [record(name, count, *np.array(pairs).T) for (name, count), pairs in found.items()]
     return points, list(tiles.items())
 
