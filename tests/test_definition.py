@@ -1,4 +1,4 @@
-"""The NumPy definitions against nested loops (oracle.py), in both dtypes."""
+"""The NumPy definitions against nested loops (oracle/), in both dtypes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def against_loops(p, layouts_hold=True):
 
 
 def test_every_op_has_its_nested_loops():
-    assert list(ORACLE) and set(ORACLE) == set(registry), "write the op's nested loops in tests/oracle.py"
+    assert list(ORACLE) and set(ORACLE) == set(registry), "write the op's nested loops in tests/oracle/"
     for name, loops in ORACLE.items():
         assert (loops.backward is None) == (registry[name].backward is None)
 
