@@ -1,4 +1,4 @@
-/* lp_unit: runs of RUN units that are neighbours in a map are computed in vectors.
+/* lp_unit: runs of units that are neighbours in a map are computed in vectors.
  *
  * A run's elements are fetched from maps that stand pixel beside pixel, row by row: element q of all its units lies side by
  * side, less the center, 0 where it is padding. Along axes where windows do nothing (kernel 1, stride 1) neighbouring
@@ -15,7 +15,8 @@
 
 #ifndef LP_UNIT_H
 #define LP_UNIT_H
-#define RUN 64
+#define RUN 256          /* units at most, */
+#define ELEMENTS 16384   /* and elements, so that they stay in cache */
 
 /* The window with its last axes made one as far as it does nothing along them. */
 static cc_window merged(const cc_window *window) {
@@ -29,18 +30,21 @@ static cc_window merged(const cc_window *window) {
     return w;
 }
 
-/* Where tap `tap` of the units low <= i < high of a run is real: at element at + i stride of a map. */
-typedef struct { int64_t at, low, high; } tap_span;
+/* Of the units from `first` on those in its row, `count` at most: their tap `tap` is real for low <= i < high, and there at
+ * element at + i stride of a map. */
+typedef struct { int64_t count, at, low, high; } tap_span;
 
-static tap_span span_of(const cc_window *w, int64_t row, int64_t first, int64_t count, int64_t tap) {
+static tap_span span_of(const cc_window *w, int64_t unit, int64_t count, int64_t tap) {
+    const int64_t row = unit / w->out[2], first = unit % w->out[2];
     const int64_t kh = tap / w->kernel[2] % w->kernel[1], kd = tap / w->kernel[2] / w->kernel[1];
     const int64_t d = row / w->out[1] * w->stride[0] - w->begin[0] + kd;
     const int64_t h = row % w->out[1] * w->stride[1] - w->begin[1] + kh;
     const int64_t start = first * w->stride[2] - w->begin[2] + tap % w->kernel[2], size = w->size[2];
-    if (d < 0 || d >= w->size[0] || h < 0 || h >= w->size[1]) return (tap_span){0, count, count};
+    count = MIN(count, w->out[2] - first);
+    if (d < 0 || d >= w->size[0] || h < 0 || h >= w->size[1]) return (tap_span){count, 0, count, count};
     const int64_t low = start >= 0 ? 0 : MIN(count, cc_ceil_div(-start, w->stride[2]));
     const int64_t high = start >= size ? 0 : MIN(count, cc_ceil_div(size - start, w->stride[2]));
-    return (tap_span){(d * w->size[1] + h) * size + start, low, MAX(low, high)};
+    return (tap_span){count, (d * w->size[1] + h) * size + start, low, MAX(low, high)};
 }
 #endif
 
@@ -48,7 +52,7 @@ static tap_span span_of(const cc_window *w, int64_t row, int64_t first, int64_t 
 #define unit_job FN(cc_unit_job)
 typedef struct {
     cc_window w;
-    int64_t pieces, taps, pixels, units, groups, block, blocks, tasks; /* block: groups of a task */
+    int64_t pieces, taps, pixels, units, run, groups, block, blocks, tasks; /* block: groups of a task */
     int packed; /* channels last: maps are transposed on the way in and out */
     REAL *z, *y, *dy, *count, *most, *sum, *logs; /* of a run */
     REAL *x_maps, *dx_maps, *y_maps;
@@ -59,6 +63,7 @@ static unit_job FN(unit_plan)(cc_in x, cc_in y, const cc_lp_unit *p) {
     j.taps = j.w.kernel[0] * j.w.kernel[1] * j.w.kernel[2];
     j.pixels = x->shape[2] * x->shape[3] * x->shape[4];
     j.units = y->shape[2] * y->shape[3] * y->shape[4];
+    j.run = MIN(MIN(RUN, cc_round_up(j.units, V)), MAX(V, ELEMENTS / (j.taps * j.pieces) / V * V));
     j.groups = y->shape[1];
     j.packed = x->stride[4] != 1;
     j.block = j.packed ? MIN(j.groups, cc_ceil_div(64 / (int64_t)sizeof(REAL), j.pieces)) : 1;
@@ -70,7 +75,7 @@ static unit_job FN(unit_plan)(cc_in x, cc_in y, const cc_lp_unit *p) {
 /* One thread's part of the scratch; returns its bytes. */
 static int64_t FN(unit_own)(unit_job *j, char *base, int backward) {
     cc_arena a = {base, 0};
-    const int64_t run = RUN * (int64_t)sizeof(REAL), maps = j->block * j->pieces * j->pixels * (int64_t)sizeof(REAL);
+    const int64_t run = j->run * (int64_t)sizeof(REAL), maps = j->block * j->pieces * j->pixels * (int64_t)sizeof(REAL);
     j->z = cc_take(&a, j->taps * j->pieces * run);
     j->y = cc_take(&a, run);
     j->dy = cc_take(&a, run);
@@ -94,25 +99,27 @@ static void FN(turn)(REAL *to, int64_t to_row, const REAL *from, int64_t from_ro
         for (int64_t c = r < even_r ? even_c : 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
-/* z of a run's `count` units, [tap][piece][RUN], and how many elements each has */
-static void FN(fetch)(const unit_job *j, int64_t row, int64_t first, int64_t count, const REAL *maps,
-                      const REAL *center) {
-    const int64_t step = j->w.stride[2];
-    REAL *z = j->z;
-    for (int64_t i = 0; i < RUN; i++) j->count[i] = i < count ? 0 : 1;
-    for (int64_t t = 0; t < j->taps; t++) {
-        const tap_span s = span_of(&j->w, row, first, count, t);
-        for (int64_t i = s.low; i < s.high; i++) j->count[i] += (REAL)j->pieces;
-        for (int64_t m = 0; m < j->pieces; m++, z += RUN) {
-            const REAL *from = maps + m * j->pixels + s.at, c = center ? center[m] : 0;
-            for (int64_t i = 0; i < s.low; i++) z[i] = 0;
-            if (step == 1)
-                for (int64_t i = s.low; i < s.high; i++) z[i] = from[i] - c;
-            else
-                for (int64_t i = s.low; i < s.high; i++) z[i] = from[i * step] - c;
-            for (int64_t i = s.high; i < RUN; i++) z[i] = 0;
+/* z of `count` units from `first` on, [tap][piece][run], and how many elements each has */
+static void FN(fetch)(const unit_job *j, int64_t first, int64_t count, const REAL *maps, const REAL *center) {
+    const int64_t step = j->w.stride[2], whole = cc_round_up(count, V);
+    for (int64_t i = 0; i < whole; i++) j->count[i] = i < count ? 0 : 1;
+    for (int64_t t = 0; t < j->taps; t++)
+        for (int64_t done = 0; done < count;) {
+            const tap_span s = span_of(&j->w, first + done, count - done, t);
+            const int64_t last = done + s.count == count ? whole - done : s.count;
+            for (int64_t i = s.low; i < s.high; i++) j->count[done + i] += (REAL)j->pieces;
+            for (int64_t m = 0; m < j->pieces; m++) {
+                const REAL *from = maps + m * j->pixels + s.at, c = center ? center[m] : 0;
+                REAL *z = j->z + (t * j->pieces + m) * j->run + done;
+                for (int64_t i = 0; i < s.low; i++) z[i] = 0;
+                if (step == 1)
+                    for (int64_t i = s.low; i < s.high; i++) z[i] = from[i] - c;
+                else
+                    for (int64_t i = s.low; i < s.high; i++) z[i] = from[i * step] - c;
+                for (int64_t i = s.high; i < last; i++) z[i] = 0;
+            }
+            done += s.count;
         }
-    }
 }
 
 /* Of every unit: `most`, the largest |z|, NaN where one is NaN; `sum`, of t^p, and `logs`, of t^p log t (something, where
@@ -123,7 +130,7 @@ static void FN(sum_powers)(const unit_job *j, int64_t count, REAL above, int kee
     for (int64_t i = 0; i < count; i += V) {
         vec most = zero;
         for (int64_t q = 0; q < elements; q++) {
-            const vec a = FN(magnitude)(FN(load)(j->z + q * RUN + i));
+            const vec a = FN(magnitude)(FN(load)(j->z + q * j->run + i));
             most = FN(select)((a <= most) | (most != most), most, a);
         }
         FN(store)(j->most + i, most);
@@ -132,7 +139,7 @@ static void FN(sum_powers)(const unit_job *j, int64_t count, REAL above, int kee
     }
     for (int64_t q = 0; q < elements; q++)
         for (int64_t i = 0; i < count; i += V) {
-            REAL *at = j->z + q * RUN + i;
+            REAL *at = j->z + q * j->run + i;
             const vec z = FN(load)(at), most = FN(load)(j->most + i);
             vec t = FN(magnitude)(z) / most;
             t = FN(select)(t > least, t, least); /* also 0/0 */
@@ -176,27 +183,29 @@ static double FN(lp_slopes)(const unit_job *j, int64_t count, REAL above) {
     }
     for (int64_t q = 0; q < j->taps * j->pieces; q++)
         for (int64_t i = 0; i < count; i += V) {
-            REAL *z = j->z + q * RUN + i;
+            REAL *z = j->z + q * j->run + i;
             FN(store)(z, FN(load)(z) * FN(load)(j->sum + i));
         }
     for (int k = 0; k < V; k++) total += (double)whole[k];
     return total;
 }
 
-/* The run's gradients to where its elements came from */
-static void FN(scatter)(const unit_job *j, int64_t row, int64_t first, int64_t count, REAL *maps) {
+/* The gradients of `count` units from `first` on to where their elements came from */
+static void FN(scatter)(const unit_job *j, int64_t first, int64_t count, REAL *maps) {
     const int64_t step = j->w.stride[2];
-    const REAL *z = j->z;
-    for (int64_t t = 0; t < j->taps; t++) {
-        const tap_span s = span_of(&j->w, row, first, count, t);
-        for (int64_t m = 0; m < j->pieces; m++, z += RUN) {
-            REAL *to = maps + m * j->pixels + s.at;
-            if (step == 1)
-                for (int64_t i = s.low; i < s.high; i++) to[i] += z[i];
-            else
-                for (int64_t i = s.low; i < s.high; i++) to[i * step] += z[i];
+    for (int64_t t = 0; t < j->taps; t++)
+        for (int64_t done = 0; done < count;) {
+            const tap_span s = span_of(&j->w, first + done, count - done, t);
+            for (int64_t m = 0; m < j->pieces; m++) {
+                const REAL *z = j->z + (t * j->pieces + m) * j->run + done;
+                REAL *to = maps + m * j->pixels + s.at;
+                if (step == 1)
+                    for (int64_t i = s.low; i < s.high; i++) to[i] += z[i];
+                else
+                    for (int64_t i = s.low; i < s.high; i++) to[i * step] += z[i];
+            }
+            done += s.count;
         }
-    }
 }
 
 static double FN(sum_map)(const REAL *a, int64_t count) {
@@ -214,7 +223,7 @@ static double FN(softplus)(double rho) { return rho > 0 ? rho + log1p(exp(-rho))
 
 int64_t FN(lp_unit_forward)(cc_out y, cc_in x, cc_in rho, cc_in center, const cc_lp_unit *p, void *scratch) {
     unit_job job = FN(unit_plan)(x, y, p);
-    const int64_t bytes = FN(unit_own)(&job, NULL, 0), channel = x->stride[1], width = job.w.out[2];
+    const int64_t bytes = FN(unit_own)(&job, NULL, 0), channel = x->stride[1];
     if (!scratch) return bytes * cc_threads;
     PARALLEL_FOR
     for (int64_t task = 0; task < job.tasks; task++) {
@@ -229,9 +238,9 @@ int64_t FN(lp_unit_forward)(cc_out y, cc_in x, cc_in rho, cc_in center, const cc
             const REAL *c = center ? (const REAL *)center->data + (k0 + g) * j.pieces : NULL;
             const REAL above = (REAL)FN(softplus)((double)((const REAL *)rho->data)[k0 + g]);
             REAL *map = (j.packed ? j.y_maps : to) + g * j.units;
-            for (int64_t unit = 0, count; unit < j.units; unit += count) {
-                count = MIN(RUN, width - unit % width);
-                FN(fetch)(&j, unit / width, unit % width, count, maps, c);
+            for (int64_t unit = 0; unit < j.units; unit += j.run) {
+                const int64_t count = MIN(j.run, j.units - unit);
+                FN(fetch)(&j, unit, count, maps, c);
                 FN(lp_norms)(&j, count, above);
                 memcpy(map + unit, j.y, count * sizeof(REAL));
             }
@@ -245,7 +254,7 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
                              const cc_lp_unit *p, void *scratch) {
     unit_job job = FN(unit_plan)(x, dy, p);
     cc_arena arena = {scratch, 0};
-    const int64_t bytes = FN(unit_own)(&job, NULL, 1), images = x->shape[0], width = job.w.out[2];
+    const int64_t bytes = FN(unit_own)(&job, NULL, 1), images = x->shape[0];
     const int64_t channels = x->shape[1];
     char *base = cc_take(&arena, bytes * cc_threads);
     double *to_rho = cc_take(&arena, images * job.groups * (int64_t)sizeof(double));
@@ -271,12 +280,12 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
             const REAL *c = center ? (const REAL *)center->data + (k0 + g) * j.pieces : NULL;
             const REAL above = (REAL)FN(softplus)((double)((const REAL *)rho->data)[k0 + g]);
             double sum = 0;
-            for (int64_t unit = 0, count; unit < j.units; unit += count) {
-                count = MIN(RUN, width - unit % width);
-                for (int64_t i = 0; i < RUN; i++) j.dy[i] = i < count ? dys[unit + i] : 0;
-                FN(fetch)(&j, unit / width, unit % width, count, maps, c);
+            for (int64_t unit = 0; unit < j.units; unit += j.run) {
+                const int64_t count = MIN(j.run, j.units - unit);
+                for (int64_t i = 0; i < j.run; i++) j.dy[i] = i < count ? dys[unit + i] : 0;
+                FN(fetch)(&j, unit, count, maps, c);
                 sum += FN(lp_slopes)(&j, count, above);
-                FN(scatter)(&j, unit / width, unit % width, count, dx_maps + g * j.pieces * j.pixels);
+                FN(scatter)(&j, unit, count, dx_maps + g * j.pieces * j.pixels);
             }
             to_rho[n * j.groups + k0 + g] = sum;
         }
