@@ -66,13 +66,13 @@ SPECIAL: dict[str, tuple[str, Callable[[np.random.Generator], Arrays]]] = {
     "softmax_cross_entropy": ("4096 x 1000", lambda r: (_normal(r, 4096, 1000), r.integers(0, 1000, 4096))),
     "lp_unit": ("2 pieces", lambda r: (_normal(r, *SHAPE), _normal(r, SHAPE[1] // 2), _normal(r, SHAPE[1]))),
     "maxout": ("2 pieces", lambda r: (_normal(r, *SHAPE),)),
-    "slice": ("all maps", lambda r: (_normal(r, 1536, 4, 32, 32),)),  # all, as the cost counts every input once
+    "slice": ("96 of 96 maps", lambda r: (_normal(r, 64, 96, 32, 32),)),  # all, as the cost counts every input once
     "adam_step": ("6.3 M weights", _adam),
     "sgd_step": ("6.3 M weights", lambda r: tuple(_normal(r, *SHAPE) for _ in range(3))),
 }
 ATTRS: dict[str, dict[str, Any]] = {
     "lrn_within": {"kernel": 5},
-    "slice": {"start": 0, "stop": 4},
+    "slice": {"start": 0, "stop": 96},
     "sgd_step": {"lr": 0.01, "momentum": 0.9},
     "lp_unit": {"pieces": 2},
     "maxout": {"pieces": 2},
