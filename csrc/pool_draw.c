@@ -22,6 +22,8 @@ typedef int64_t wide_mask __attribute__((vector_size(CC_VECTOR_BYTES)));
 
 INLINE wide wide_select(wide_mask mask, wide a, wide b) { return (wide)((mask & (wide_mask)a) | (~mask & (wide_mask)b)); }
 
+INLINE wide positive(wide v) { return wide_select(v <= 0, (wide){0}, v); } /* NaN stays */
+
 INLINE wide weigh(wide r, double power) {
     if (power == 1) return r;
     if (power == 2) return r * r;
@@ -30,16 +32,14 @@ INLINE wide weigh(wide r, double power) {
 }
 #endif
 
-#define narrow FN(cc_narrow)
-typedef REAL narrow __attribute__((vector_size(W * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
-
-/* max(x, 0) of W channels; lanes beyond `lanes` are 0 */
-INLINE wide FN(wide_positive)(const REAL *x, int64_t lanes) {
+/* W channels as doubles; lanes beyond `lanes` are 0 */
+INLINE wide FN(widen)(const REAL *x, int64_t lanes) {
     wide v = {0};
-    if (lanes == W) v = __builtin_convertvector(*(const narrow *)x, wide);
-    else
+    if (lanes == W) { /* a constant number of lanes is one instruction */
+        UNROLL for (int j = 0; j < W; j++) v[j] = x[j];
+    } else
         for (int j = 0; j < lanes; j++) v[j] = x[j];
-    return wide_select(v <= 0, (wide){0}, v); /* NaN stays */
+    return v;
 }
 
 /* What there is in place of a draw where a channel's window holds a NaN or an Inf: the first NaN, or else the first Inf. */
@@ -60,19 +60,19 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
     const REAL *x = m->in[0] + c;
     wide *weight = l->room, best = {0}, total = {0}, running = {0}, y = {0};
     for (int64_t i = 0; i < l->count; i++) {
-        const wide a = FN(wide_positive)(x + l->at[i], lanes);
+        const wide a = FN(widen)(x + l->at[i], lanes);
         best = wide_select(a > best, a, best);
     }
     const wide largest = wide_select(best == 0, best + 1, best);
     for (int64_t i = 0; i < l->count; i++) {
-        weight[i] = weigh(FN(wide_positive)(x + l->at[i], lanes) / largest, power);
+        weight[i] = weigh(positive(FN(widen)(x + l->at[i], lanes)) / largest, power);
         total += weight[i];
     }
-    const wide limit = FN(wide_positive)(m->here + c, lanes) * total;
+    const wide limit = FN(widen)(m->here + c, lanes) * total;
     wide_mask open = (wide_mask){0} - 1, won = (wide_mask){0} - 1; /* lanes that look for their element */
     for (int64_t i = 0; i < l->count; i++) {
         const wide_mask take = open & (weight[i] > 0); /* the last positive one so far, until the sum passes */
-        y = wide_select(take, FN(wide_positive)(x + l->at[i], lanes), y);
+        y = wide_select(take, FN(widen)(x + l->at[i], lanes), y);
         won = (take & ((wide_mask){0} + l->tap[i])) | (~take & won);
         running += weight[i];
         open &= ~(running > limit);

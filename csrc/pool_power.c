@@ -70,7 +70,11 @@ INLINE vec FN(largest)(const pool_list *l, const pool_maps *m, vec of(vec), int6
     ivec best = {0};
     for (int64_t i = 0; i < l->count; i++) {
         const ivec v = (ivec)of(FN(load_n)(m->in[0] + l->at[i], lanes));
+#if REAL_IS_FLOAT
+        UNROLL for (int j = 0; j < V; j++) best[j] = v[j] > best[j] ? v[j] : best[j]; /* one instruction */
+#else
         best = FN(iselect)(v > best, v, best);
+#endif
     }
     return (vec)best;
 }

@@ -119,14 +119,19 @@ INLINE void FN(exp_run)(REAL *x, int64_t count) {
 #define two_part FN(cc_two_part)
 typedef struct { vec high, low; } two_part;
 
+INLINE two_part FN(in_two)(vec a) {
+    const vec high = (vec)((ivec)a & ~((ivec){0} + LOWER_HALF));
+    return (two_part){high, a - high};
+}
+
 /* a + b, with b no more than a rounding of a or a few */
-INLINE two_part FN(in_two)(vec a, vec b) {
-    const vec high = (vec)((ivec)(a + b) & ~((ivec){0} + LOWER_HALF));
+INLINE two_part FN(sum)(vec a, vec b) {
+    const vec high = FN(in_two)(a + b).high;
     return (two_part){high, (a - high) + b};
 }
 
 INLINE two_part FN(product)(two_part a, two_part b) {
-    return FN(in_two)(a.high * b.high, a.low * (b.high + b.low) + a.high * b.low);
+    return FN(sum)(a.high * b.high, a.low * (b.high + b.low) + a.high * b.low);
 }
 
 /* log x, 0 < x < Inf */
@@ -137,22 +142,22 @@ INLINE two_part FN(log_parts)(vec x) {
     const vec f = (vec)(bits - (exponent << FRACTION_BITS)) - 1, rounder = FN(splat)(ROUNDER); /* m - 1, exact */
     const vec n = (vec)((ivec)rounder + exponent - (small & (FRACTION_BITS + 1))) - rounder;
 
-    const vec inverse = 1 / (2 + f), zero = {0};
-    const two_part above = FN(in_two)(f, zero);
-    two_part s = FN(in_two)(f * inverse, zero);
+    const vec inverse = 1 / (2 + f);
+    const two_part above = FN(in_two)(f);
+    two_part s = FN(in_two)(f * inverse);
     s.low = (((f - 2 * s.high) - s.high * above.high) - s.high * above.low) * inverse; /* f - s.high (2 + f) is exact */
 
     const vec whole = s.high + s.low, square = whole * whole;
     vec series = FN(splat)((REAL)(3.0 / (2 * LOG_TERMS + 1)));
     UNROLL for (int k = LOG_TERMS - 1; k > 1; k--) series = series * square + (REAL)(3.0 / (2 * k + 1));
     const vec exact = s.high * s.high, rest = s.low * (s.high + whole) + square * square * series;
-    two_part factor = FN(in_two)(3 + (exact + rest), zero);
+    two_part factor = FN(in_two)(3 + (exact + rest));
     factor.low = (exact - (factor.high - 3)) + rest;
     const two_part thirds = {FN(splat)(TWO_THIRDS_HIGH), FN(splat)(TWO_THIRDS_LOW)};
     const two_part log_m = FN(product)(FN(product)(s, factor), thirds);
 
     const vec steps = n * LOG2_HIGH, sum = steps + log_m.high; /* steps is exact, and 0 or the larger */
-    return FN(in_two)(sum, ((steps - sum) + log_m.high) + (log_m.low + n * LOG2_LOW));
+    return FN(sum)(sum, ((steps - sum) + log_m.high) + (log_m.low + n * LOG2_LOW));
 }
 
 /* log (x / 2^below) for normal x, 0 < x < Inf: log m = f - s (f - 2/3 s^2 - 2/5 s^4 - ...) with f = m - 1, which is exact
@@ -171,7 +176,7 @@ INLINE vec FN(log_normal)(vec x) { return FN(log_scaled)(x, (ivec){0}); }
 
 /* -Inf at 0, NaN below */
 INLINE vec FN(log)(vec x) {
-    const vec infinity = FN(splat)((REAL)INFINITY), undefined = x * 0 / 0; /* NaN, whatever x is */
+    const vec infinity = FN(splat)((REAL)INFINITY), undefined = FN(splat)((REAL)NAN);
     const ivec small = x < LEAST_NORMAL; /* the subnormals, in need of a leading bit */
     const vec whole = FN(select)(small, x * (REAL)((INT)2 << FRACTION_BITS), x);
     const vec ends = FN(select)(x == 0, -infinity, FN(select)(x == infinity, infinity, undefined));
@@ -181,13 +186,13 @@ INLINE vec FN(log)(vec x) {
 /* x^e, NaN for x < 0. x^0 is 1 for every x. */
 INLINE vec FN(pow)(vec x, vec e) {
     ivec n;
-    const vec zero = {0}, infinity = FN(splat)((REAL)INFINITY);
-    const two_part z = FN(product)(FN(log_parts)(x), FN(in_two)(FN(between)(e, -POW_MOST, POW_MOST), zero));
+    const vec zero = {0}, infinity = FN(splat)((REAL)INFINITY), undefined = FN(splat)((REAL)NAN);
+    const two_part z = FN(product)(FN(log_parts)(x), FN(in_two)(FN(between)(e, -POW_MOST, POW_MOST)));
     const vec whole = z.high + z.low, kept = FN(between)(whole, EXP_LEAST, EXP_MOST);
     const vec rest = (vec)((ivec)((z.high - whole) + z.low) & (whole == kept));
     const vec r = FN(exp_reduce)(kept, &n) + rest, power = FN(scale)(1 + FN(exp_series)(r), n);
     const vec ends = FN(select)((x == 0) == (e > 0), zero, infinity); /* of x = 0 and Inf */
-    const vec some = FN(select)((x > 0) & (x < infinity), power, FN(select)(x >= 0, ends, 0 * x / 0));
+    const vec some = FN(select)((x > 0) & (x < infinity), power, FN(select)(x >= 0, ends, undefined));
     return FN(select)((e < 0) | (e > 0), some, FN(select)(e == 0, FN(splat)(1), e));
 }
 
