@@ -62,6 +62,18 @@ def test_the_maxout_layer():
         ly.Maxout1d(2).forward(x)
 
 
+@engines
+def test_maxout_of_as_many_pieces_as_a_byte_counts(engine):
+    x = np.zeros((1, 512, 2))
+    x[0, 255, 0], x[0, 256, 1] = 1, 1
+    with engine.running() as backend:
+        y, ctx = cc.ops.maxout(x, pieces=256, backend=backend)
+        assert y.tolist() == [[[1, 0], [0, 1]]]
+        assert np.flatnonzero(ctx.backward(np.array([[[2.0, 0], [0, 3]]]))[0]).tolist() == [510, 513]
+    with pytest.raises(ShapeError, match="maxout: pieces must be at most 256, got 512"):
+        cc.ops.maxout(x, pieces=512)
+
+
 # --- lp_unit ---
 
 VALUES = {np.float32: (1e30, 1e-30), np.float64: (1e300, 1e-300)}

@@ -17,6 +17,7 @@ from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
 from .pool import max_pool
 
 Shape = tuple[int, ...]
+MOST_PIECES = 256  # maxout keeps the number of every winner in a byte
 
 
 def _params(op: str, x: Any, pieces: Any, kernel: Any, stride: Any, padding: Any) -> SimpleNamespace:
@@ -59,8 +60,8 @@ def maxout_rule(x: Any, *, pieces: int, kernel: Any = 1, stride: Any = None, pad
 
     Gradient: dy to the winner, 0 to the others.
 
-    Shapes: x (N, K pieces, *S) to y (N, K, *O), rank 1 to 3. `kernel`, `stride` (default: kernel): an int or one per
-    axis; `padding`: an int, one per axis or a (begin, end) pair per axis.
+    Shapes: x (N, K pieces, *S) to y (N, K, *O), rank 1 to 3, `pieces` from 1 to 256. `kernel`, `stride` (default:
+    kernel): an int or one per axis; `padding`: an int, one per axis or a (begin, end) pair per axis.
     Edges: of equals the first position in row-major order wins, and of the maps at that position the first. A NaN gives
     NaN. Padding never wins. One piece and kernel 1 is the identity. No ReLU before it: y may be negative.
     `piece` (N, K, *S) and `winner` (N, K, *O), kept for backward, are the largest map's number at every position, and
@@ -69,11 +70,13 @@ def maxout_rule(x: Any, *, pieces: int, kernel: Any = 1, stride: Any = None, pad
     Source: the paper's 2.6; Goodfellow et al. 2013.
     """
     p = _params("maxout", x, pieces, kernel, stride, padding)
+    if p.pieces > MOST_PIECES:
+        raise ShapeError(f"maxout: pieces must be at most {MOST_PIECES}, got {p.pieces}")
     maps = (x.shape[0], x.shape[1] // p.pieces)
     winner = (*maps, *p.window.out) if p.pooled else (0, *maps[1:], *p.window.out)
     results = {
         "y": ((*maps, *p.window.out), None),
-        "piece": ((*maps, *p.window.size), np.int32),
+        "piece": ((*maps, *p.window.size), np.uint8),
         "winner": (winner, np.int32),
     }
     return Spec(p, results)
@@ -85,9 +88,9 @@ def maxout_forward(p: Any, x: np.ndarray) -> Arrays:
     piece = np.argmax(grouped, axis=2)  # the first NaN, or else the first of the largest
     largest = np.take_along_axis(grouped, piece[:, :, None], axis=2)[:, :, 0]
     if not p.pooled:
-        return largest, piece.astype(np.int32), np.empty((0, *largest.shape[1:]), np.int32)
+        return largest, piece.astype(np.uint8), np.empty((0, *largest.shape[1:]), np.int32)
     y, winner = max_pool.op.forward(p, largest)  # type: ignore[attr-defined]
-    return y, piece.astype(np.int32), winner
+    return y, piece.astype(np.uint8), winner
 
 
 def maxout_backward(

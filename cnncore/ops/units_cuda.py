@@ -13,13 +13,13 @@ import numpy as np
 
 from ..backends.kernel import (
     THREADS,
+    Byte2,
     Float1,
     Float2,
     Float3,
     Float4,
     Float5,
     Int,
-    Int2,
     Real,
     cuda,
     device,
@@ -39,7 +39,7 @@ _pool_forward, _pool_backward = POOL["max_pool"]
 
 
 @kernel
-def largest_piece(y: Float2, piece: Int2, x: Float3) -> None:
+def largest_piece(y: Float2, piece: Byte2, x: Float3) -> None:
     first, row0 = cuda.grid(2)
     step, rows = cuda.gridsize(2)
     for row in range(row0, y.shape[0], rows):
@@ -57,7 +57,7 @@ def largest_piece(y: Float2, piece: Int2, x: Float3) -> None:
 
 
 @kernel
-def to_piece(dx: Float3, dy: Float2, piece: Int2) -> None:
+def to_piece(dx: Float3, dy: Float2, piece: Byte2) -> None:
     first, row0 = cuda.grid(2)
     step, rows = cuda.gridsize(2)
     for row in range(row0, dy.shape[0], rows):
