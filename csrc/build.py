@@ -7,6 +7,7 @@ through the preprocessor.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import shlex
@@ -82,6 +83,7 @@ def builder(isa: str) -> FFI:
     header = subprocess.run(
         [*compiler(), "-E", "-P", "-DCNNCORE_CDEF", str(HERE / "kernels.h")], capture_output=True, text=True, check=True
     ).stdout
+    digest = hashlib.sha256((HERE / "kernels.h").read_bytes()).hexdigest()
     extra = shlex.split(os.environ.get("CNNCORE_CFLAGS", ""))
     root = HERE.parent
     folder = os.path.relpath(HERE, root)
@@ -89,7 +91,7 @@ def builder(isa: str) -> FFI:
     ffi.cdef(header)
     ffi.set_source(
         f"cnncore._native_{isa}",
-        '#include "kernels.h"',
+        f'#include "kernels.h"\nconst char *cc_header(void) {{ return "{digest}"; }}',
         sources=[os.path.join(folder, source) for source in SOURCES],
         depends=[str(path) for path in sorted(HERE.glob("*.h"))],
         include_dirs=[folder, "."],

@@ -150,6 +150,7 @@ void cc_set_threads(int threads);
 int cc_get_threads(void);
 int cc_cpu_supports(const char *isa); /* "baseline", "avx2", "avx512" */
 const char *cc_compiler(void);
+const char *cc_header(void); /* the digest of this file when the module was built; defined by build.py */
 int cc_vector_bytes(void);
 double cc_peak_fma_f32(int64_t rounds); /* runs fused multiply-adds in registers on every thread; returns the FLOPs */
 double cc_peak_fma_f64(int64_t rounds);

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from oracle import REAL, axes, outputs, taps
 from strategies import DTYPES, LAYOUTS, HypothesisDraw, cast, channels_last, edge_case, examples, maps, problem
 
-from cnncore.backends import select
+from cnncore.backends import native, select
+from cnncore.errors import BackendError
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import INDEX, MAP, PARAM, RANDOM, registry, run
 from cnncore.ops.random import uniform
@@ -523,3 +524,14 @@ def test_zero_axes_stay_an_array(engine):
             y, ctx = run(registry[name], (np.array(2.0),), {}, backend)
             (dx,) = ctx.backward(np.array(3.0))
         assert type(y) is type(dx) is np.ndarray and (y, dx) == (2.0, 3.0)
+
+
+def test_stale_kernels_are_refused(monkeypatch, tmp_path):
+    """Kernels built from another header take other arguments: calling them could crash."""
+    header = tmp_path / "kernels.h"
+    header.write_text("another header")
+    monkeypatch.setattr(native, "HEADER", header)
+    with pytest.raises(BackendError, match="build them again"):
+        native._module.__wrapped__("baseline")
+    monkeypatch.setattr(native, "HEADER", tmp_path / "none")  # an installed package has no csrc
+    assert native._module.__wrapped__("baseline")

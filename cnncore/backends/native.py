@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import hashlib
 import importlib.util
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ import numpy as np
 from ..errors import BackendError
 from ..ops.geometry import Window
 
+HEADER = Path(__file__).parents[2] / "csrc" / "kernels.h"  # in a checkout
 ISAS = ("avx512", "avx2", "baseline")  # the fastest first
 # libgomp's threads spin for milliseconds before they sleep; on a busy machine that takes the processor from those they
 # wait for. About 20 us is enough to bridge the gap between two kernels. Read by libgomp when it is loaded.
@@ -40,8 +43,18 @@ def _module(isa: str) -> Any:
         module = importlib.import_module(f"cnncore._native_{isa}")
     except ImportError as error:  # built for another machine, or half built
         raise BackendError(f"c: the compiled kernels cannot be loaded ({error}); build them again") from error
+    if _is_stale(module):
+        raise BackendError("c: the compiled kernels are not those of csrc/kernels.h; build them again (`make build`)")
     module.lib.cc_set_threads(_default_threads())
     return module
+
+
+def _is_stale(module: Any) -> bool:
+    """Whether a checkout's header has changed since: a call with other arguments than a kernel takes would crash."""
+    if not HEADER.exists():
+        return False
+    built = module.ffi.string(module.lib.cc_header()).decode() if hasattr(module.lib, "cc_header") else ""
+    return bool(built != hashlib.sha256(HEADER.read_bytes()).hexdigest())
 
 
 @functools.cache
