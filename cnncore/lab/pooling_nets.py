@@ -58,7 +58,6 @@ REGIMES: dict[str, Callable[[int], Layer]] = {
     "half max, half avg": lambda seed: HeteroPool2d({"max": 0.5, "avg": 0.5}, **WINDOW),
     "lp 2": lambda seed: LPPool2d(2, **WINDOW, normalize=True),
     "lp 4": lambda seed: LPPool2d(4, **WINDOW, normalize=True),
-    "lp 12": lambda seed: LPPool2d(12, **WINDOW, normalize=True),
     "gaussian lp 4": lambda seed: GaussianLPPool2d(**WINDOW, p=4, sigma=1.0),
     "stochastic": lambda seed: StochasticPool2d(**WINDOW, seed=seed),
     "stochastic, power 2": lambda seed: StochasticPool2d(**WINDOW, power=2, seed=seed),
