@@ -132,8 +132,8 @@ typedef struct {
 } pool_list;
 
 /* The maps of a walk, NULL where a variant has none: read at the list's offsets (`in`, and `chosen`, winners), read at
- * the pixel itself (`here`), written there (`out`, and `choice`, winners). A variant gets them moved to its place: one
- * pixel, first channel. */
+ * the pixel itself (`here`), written there (`out`, and `choice`, winners). A variant moves them to its place: list->base
+ * and its own `here` lead to the pixel's first channel. */
 #define pool_maps FN(cc_pool_maps)
 typedef struct {
     const REAL *in[3], *here;
@@ -143,7 +143,7 @@ typedef struct {
 } pool_maps;
 
 #define pool_fn FN(cc_pool_fn)
-typedef void pool_fn(const pool_list *l, const pool_maps *m, const void *p, int64_t channels);
+typedef void pool_fn(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels);
 
 INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     pool_maps to = {{0}};
@@ -158,16 +158,16 @@ INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
 /* The body of a variant: `one(list, maps, params, lanes, ...)` for every vector of the channels, and for the rest. */
 #define FULL_VECTORS(one, ...)                                                                                      \
     for (; c + V <= channels; c += V) {                                                                             \
-        const pool_maps lane = FN(move_maps)(m, c, c);                                                              \
+        const pool_maps lane = FN(move_maps)(m, l->base + c, here + c);                                            \
         one(l, &lane, p, V, ##__VA_ARGS__);                                                                         \
     }
 #define REST(one, ...)                                                                                              \
     if (c < channels) {                                                                                             \
-        const pool_maps lane = FN(move_maps)(m, c, c);                                                              \
+        const pool_maps lane = FN(move_maps)(m, l->base + c, here + c);                                            \
         one(l, &lane, p, channels - c, ##__VA_ARGS__);                                                              \
     }
 #define VARIANT(name)                                                                                               \
-    static void FN(name)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {                 \
+    static void FN(name)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {   \
         int64_t c = 0;                                                                                              \
         FULL_VECTORS(FN(name##_one))                                                                                \
         REST(FN(name##_one))                                                                                        \
@@ -266,8 +266,7 @@ static void FN(walk_row)(const pool_walk *k, const pool_maps *m, int64_t channel
         turn = turn + 1 == line->period ? 0 : turn + 1;
         if (line->again[at[2]]) l->base += line->shift * in[2];
         else FN(fill_list)(k, at, in, l);
-        const pool_maps pixel = FN(move_maps)(m, l->base, at[0] * here[0] + at[1] * here[1] + at[2] * here[2]);
-        variant(l, &pixel, p, channels);
+        variant(l, m, at[0] * here[0] + at[1] * here[1] + at[2] * here[2], p, channels);
     }
 }
 

@@ -84,10 +84,12 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
     }
 }
 
-static void FN(reduce_stochastic)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+static void FN(reduce_stochastic)(const pool_list *l, const pool_maps *m, int64_t here, const void *p,
+                                  int64_t channels) {
+    const pool_maps pixel = FN(move_maps)(m, l->base, here);
     int64_t c = 0;
-    for (; c + W <= channels; c += W) FN(draw)(l, m, *(const double *)p, c, W);
-    if (c < channels) FN(draw)(l, m, *(const double *)p, c, channels - c);
+    for (; c + W <= channels; c += W) FN(draw)(l, &pixel, *(const double *)p, c, W);
+    if (c < channels) FN(draw)(l, &pixel, *(const double *)p, c, channels - c);
 }
 
 VARIANT(spread_winner)

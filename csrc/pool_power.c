@@ -118,7 +118,7 @@ INLINE void FN(reduce_lp_one)(const pool_list *l, const pool_maps *m, const void
     FN(store_n)(m->out[0], FN(select)(FN(is_number)(best), best * FN(root)(sum, e, halves), best), lanes);
 }
 
-static void FN(reduce_lp)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+static void FN(reduce_lp)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {
     EACH_VECTOR_AT_POWER(FN(reduce_lp_one), *(const double *)p)
 }
 
@@ -134,7 +134,7 @@ INLINE void FN(spread_lp_one)(const pool_list *l, const pool_maps *m, const void
     FN(store_n)(m->out[0], FN(sign)(x) * sum, lanes);
 }
 
-static void FN(spread_lp)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+static void FN(spread_lp)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {
     EACH_VECTOR_AT_POWER(FN(spread_lp_one), *(const double *)p - 1)
 }
 
@@ -174,7 +174,8 @@ INLINE void FN(reduce_expectation_one)(const pool_list *l, const pool_maps *m, c
     FN(store_n)(m->out[1], FN(select)(number, total / FN(power)(share, e, halves), most), lanes);
 }
 
-static void FN(reduce_expectation)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+static void FN(reduce_expectation)(const pool_list *l, const pool_maps *m, int64_t here, const void *p,
+                                   int64_t channels) {
     EACH_VECTOR_AT_POWER(FN(reduce_expectation_one), *(const double *)p)
 }
 
@@ -193,7 +194,8 @@ INLINE void FN(spread_expectation_one)(const pool_list *l, const pool_maps *m, c
     FN(store_n)(m->out[0], FN(select)(x <= 0, (vec){0}, sum), lanes);
 }
 
-static void FN(spread_expectation)(const pool_list *l, const pool_maps *m, const void *p, int64_t channels) {
+static void FN(spread_expectation)(const pool_list *l, const pool_maps *m, int64_t here, const void *p,
+                                   int64_t channels) {
     EACH_VECTOR_AT_POWER(FN(spread_expectation_one), *(const double *)p - 1)
 }
 
