@@ -22,3 +22,7 @@ class BackendError(CnncoreError):
 
 class FormatError(CnncoreError):
     """A file from outside that is not what it claims to be."""
+
+
+class DivergenceError(CnncoreError):
+    """A training whose loss is no longer finite."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import checkpoint, ops
 from .backends import select
-from .errors import CnncoreError, FormatError, ShapeError
+from .errors import CnncoreError, DivergenceError, FormatError, ShapeError
 from .layers.base import Layer, check_state
 from .loader import Augment, batches
 from .ops.geometry import integer
@@ -83,8 +83,8 @@ class Trainer:
         `resume` first loads the run_dir's checkpoint, if there is one: the run then goes on bit for bit as if it had
         never stopped, provided that data, settings and machine are the same. Settings are compared.
 
-        Raises ShapeError, CnncoreError (a loss that is no longer finite, other settings than the checkpoint's),
-        FormatError (a checkpoint that is damaged), and whatever `augment` raises.
+        Raises ShapeError, DivergenceError (a loss that is no longer finite), CnncoreError (other settings than the
+        checkpoint's), FormatError (a checkpoint that is damaged), and whatever `augment` raises.
         """
         x, y = _checked("train", train)
         if test is not None:
@@ -120,7 +120,9 @@ class Trainer:
                     lr = self.schedule(self.optimizer.lr, epoch + done / len(x))
                 loss, hits = self._step(batch, labels, lr)
                 if not math.isfinite(loss):
-                    raise CnncoreError(f"fit: the loss is {loss} in epoch {epoch + 1} after {done} images; lower lr?")
+                    raise DivergenceError(
+                        f"fit: the loss is {loss} in epoch {epoch + 1} after {done} images; lower lr?"
+                    )
                 done, total_loss, right = done + len(batch), total_loss + loss * len(batch), right + hits
                 speed = done / (time.perf_counter() - start)
                 progress.advance(

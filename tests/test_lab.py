@@ -115,9 +115,18 @@ def test_results_do_not_depend_on_the_workers(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker_arrives_with_its_trial(tmp_path: Path) -> None:
-    trial = Trial(tuple(GROUPS["regimes"].nets["max"].items()), 7, replace(TINY, lr=1e30), chosen_backend())
-    with pytest.raises(cc.CnncoreError, match=r"pool=max .* seed=7: fit: the loss is"):
+    trial = Trial(tuple(GROUPS["regimes"].nets["max"].items()), 7, replace(TINY, batch_size=0), chosen_backend())
+    with pytest.raises(cc.CnncoreError, match=r"pool=max .* seed=7: fit: batch_size"):
         trials.run(build, [trial], tmp_path, workers=1, quiet=True)
+
+
+def test_a_training_that_diverges_is_a_result() -> None:
+    trial = Trial(tuple(GROUPS["regimes"].nets["max"].items()), 7, replace(TINY, lr=1e30), chosen_backend())
+    record = trials.train(build, trial)
+    assert record["diverged"] and len(record["history"]) == TINY.epochs and record["train_error"] > 0.5
+    row = pooling.row([record, record], TINY.tests)
+    assert row["curve"] == [[row["test_error"][0]] * TINY.epochs] * 2 and row["test_error"][0] > 50
+    assert pooling.network({"net": "max", **row}) == "max (2 diverged)"
 
 
 LONG = """
@@ -225,7 +234,7 @@ def test_verdicts(mean, expected, said) -> None:
 
 def record(wrong: list[int], train_error: float, curve: list[float]) -> dict:
     history = [{"test_accuracy": 1 - error} for error in curve]
-    return {"wrong": wrong, "train_error": train_error, "history": history, "seconds": 2.0}
+    return {"wrong": wrong, "train_error": train_error, "history": history, "seconds": 2.0, "diverged": False}
 
 
 A = [record([0, 1, 2], 0.01, [0.1, 0.03]), record([0, 1], 0.00, [0.05, 0.02])]

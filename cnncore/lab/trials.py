@@ -26,7 +26,7 @@ from .. import __version__, data
 from ..backends import native
 from ..backends.select import use_backend
 from ..checkpoint import write_atomically
-from ..errors import CnncoreError
+from ..errors import CnncoreError, DivergenceError
 from ..layers import Layer
 from ..optim import SGD, CosineLR
 from ..progress import Progress
@@ -64,8 +64,8 @@ class Trial:
 def run(build: Build, trials: Sequence[Trial], run_dir: Path, workers: int, quiet: bool) -> dict[Trial, Record]:
     """The record of every trial: read where it is finished, trained in `workers` processes of one thread elsewhere.
 
-    A record holds settings, history (the Trainer's), train_error (after training, in evaluation mode), wrong (the
-    indices of the test digits that it gets wrong) and seconds.
+    A record holds settings, history (the Trainer's), diverged (whether the loss became infinite), train_error (after
+    training, in evaluation mode), wrong (the indices of the test digits that it gets wrong) and seconds.
     """
     folder = run_dir / "records"
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def settings(build: Build, trial: Trial) -> dict[str, Any]:
 
 
 def train(build: Build, trial: Trial) -> Record:
-    """Train one network."""
+    """Train one network. One that diverges is a result too: it answers at random from then on."""
     chosen = trial.training
     (x, y), (test_x, test_y) = _digits()
     x, y, test_x, test_y = x[: chosen.images], y[: chosen.images], test_x[: chosen.tests], test_y[: chosen.tests]
@@ -106,12 +106,18 @@ def train(build: Build, trial: Trial) -> Record:
         net = build(seed=trial.seed, **dict(trial.net))
         optimizer = SGD(net, lr=chosen.lr, momentum=0.9, weight_decay={"*.bias": 0.0, "*": chosen.weight_decay})
         trainer = Trainer(net, optimizer, CosineLR(chosen.epochs), seed=trial.seed, quiet=True)
-        history = trainer.fit((x, y), (test_x, test_y), epochs=chosen.epochs, batch_size=chosen.batch_size)
+        with contextlib.suppress(DivergenceError):
+            trainer.fit((x, y), (test_x, test_y), epochs=chosen.epochs, batch_size=chosen.batch_size)
+        history = trainer.history
         wrong = np.flatnonzero(predict(net, test_x).argmax(axis=1) != test_y)
         train_error = 1 - accuracy(net, x, y)
+    lost = {"test_accuracy": 1 - len(wrong) / len(test_y), "seconds": 0.0}
+    diverged = len(history) < chosen.epochs
+    history = history + [lost] * (chosen.epochs - len(history))
     return {
         "settings": settings(build, trial),
         "history": history,
+        "diverged": diverged,
         "train_error": train_error,
         "wrong": wrong.tolist(),
         "seconds": sum(epoch["seconds"] for epoch in history),
