@@ -194,7 +194,7 @@ def lp_unit_backward(
         logs = (np.exp(log_t) * slope * log_t).sum(axis=-1) / (n * some) - np.log(some) / norm
         to_rho = dy * (most * root / norm) * logs
         dz = (dy / n * (root / some))[..., None] * np.sign(z) * slope
-    dz = np.moveaxis(dz.reshape(*dz.shape[:-1], -1, p.pieces), -1, 2)
+    dz = np.moveaxis(dz.reshape(*dz.shape[:-1], dz.shape[-1] // p.pieces, p.pieces), -1, 2)
     dz = dz.reshape(*x.shape[:2], *dz.shape[3:])
     dx = np.zeros((*x.shape[:2], *p.window.padded), x.dtype)
     for t, at in p.window.offsets():

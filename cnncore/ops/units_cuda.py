@@ -239,6 +239,8 @@ def _sums(maps: Any, scale: float) -> Any:
 
 
 def _lp_backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, rho: Any, center: Any) -> Arrays:
+    if not any(needs):
+        return None, None, None
     g, rows, common = walk(p.window), _maps(dy), (_units(x, p.pieces), rho, _center(p, x, center), walk(p.window))
     share, most, to_rho = (empty(rows.shape, x.dtype) for _ in range(3))
     unit_shares.plane(math.prod(g.out), rows.shape[0], share, most, to_rho, rows, *common, _least(x))
