@@ -19,6 +19,25 @@ double FN(cc_peak_fma)(int64_t rounds) {
     return 2.0 * CHAINS * V * rounds * cc_threads + (sink == 0.123 ? 1 : 0);
 }
 
+/* What an op cannot beat that reads `read` bytes and writes `written`: a sum and a fill, side by side. */
+double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t read) {
+    const int64_t pieces = 256, bytes = (int64_t)sizeof(vec), reads = read / bytes, writes = written / bytes;
+    double sink = 0;
+#pragma omp parallel for schedule(static) num_threads(cc_threads) reduction(+ : sink)
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        const REAL *f = from;
+        REAL *t = to;
+        vec sum[4] = {{0}}, one = (vec){0} + 1;
+        int64_t i = reads * piece / pieces;
+        const int64_t read_end = reads * (piece + 1) / pieces, write_end = writes * (piece + 1) / pieces;
+        for (; i + 4 <= read_end; i += 4)
+            UNROLL for (int j = 0; j < 4; j++) sum[j] += FN(load)(f + (i + j) * V);
+        for (int64_t o = writes * piece / pieces; o < write_end; o++) FN(store)(t + o * V, one);
+        sink += (double)(sum[0] + sum[1] + sum[2] + sum[3])[0];
+    }
+    return sink;
+}
+
 #else /* once */
 
 #if defined(__x86_64__)
