@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import BackendError
 from ..ops.geometry import Window
+from . import memory
 
 HEADER = Path(__file__).parents[2] / "csrc" / "kernels.h"  # in a checkout
 ISAS = ("avx512", "avx2", "baseline")  # the fastest first
@@ -170,9 +171,9 @@ def is_channels_last(a: np.ndarray) -> bool:
 def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray:
     """An array of logical shape (N, C, *S), in the asked memory layout."""
     if channels_last and len(shape) > 2:
-        a = np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+        a = np.moveaxis(memory.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
     else:
-        a = np.empty(shape, dtype)
+        a = memory.empty(shape, dtype)
     if POISON:
         a.fill(np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max)
     return a
@@ -305,7 +306,7 @@ class NativeBackend:
         return Uniforms(key, shape)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        u = np.empty(shape, dtype)
+        u = memory.empty(shape, dtype)
         module = loaded()
         kernel = getattr(module.lib, f"cc_uniform_{_SUFFIX[np.dtype(dtype)]}")
         kernel(module.ffi.cast(module.ffi.typeof(kernel).args[0], u.ctypes.data), u.size, *key)
