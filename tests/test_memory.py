@@ -13,7 +13,7 @@ from strategies import examples
 
 import cnncore as cc
 from cnncore.backends import memory
-from cnncore.backends.memory import ALIGN, POOL, SMALL, Pool, size_class
+from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, Pool, size_class
 
 
 @given(st.integers(0, 2**40))
@@ -25,7 +25,7 @@ def test_a_size_class_wastes_an_eighth_at_most(size):
 
 @examples(50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9), st.integers(0, 20)), max_size=60))
-def test_live_arrays_never_meet_and_no_more_is_held_than_was_in_use(steps):
+def test_live_arrays_never_meet_and_no_more_is_held_than_was_used(steps):
     pool, alive, most = Pool(), [], 0
     for number, (make, size, which) in enumerate(steps):
         if make or not alive:
@@ -39,7 +39,7 @@ def test_live_arrays_never_meet_and_no_more_is_held_than_was_in_use(steps):
         assert all((view == value).all() for view, value in alive)
         most = max(most, pool.used)
         assert pool.used >= sum(2 * view.nbytes for view, _ in alive) - 4000 * len(alive)
-        assert pool.used + pool.kept <= pool.most == most
+        assert pool.most == most and pool.used + pool.kept <= SLACK * most
     del alive[:]
     view = None  # noqa: F841
     assert pool.used == 0

@@ -2,7 +2,8 @@
 
 A block fresh from the operating system costs a page fault every 4 KiB, which for ops that only move memory is more than
 their work; and a training step asks for the same sizes again and again. So a block goes back to the pool, and the next
-array of its size takes it over. What the pool keeps and what is in use never exceed the most that was in use at once.
+array of its size takes it over. What the pool keeps and what is in use never exceed SLACK times the most that was in
+use at once.
 
 An array is its caller's own: its block is taken over when nothing refers to it any more.
 """
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+SLACK = 1.5  # how much may be held, over the most that was in use at once: LeNet's training needs 1.28
 SMALL = 4096  # bytes; smaller arrays are NumPy's own
 ALIGN = 64  # a cache line, and the widest vector
 
@@ -76,9 +78,9 @@ class Pool:
             self._free[piece.size].append(piece)
 
     def _shrink(self) -> None:
-        """Let waiting pieces go, the largest first, until no more is held than was in use at once."""
+        """Let waiting pieces go, the largest first, until no more is held than SLACK allows."""
         for size in sorted(self._free, reverse=True):
-            while self.used + self.kept > self.most and self._free[size]:
+            while self.used + self.kept > SLACK * self.most and self._free[size]:
                 self._free[size].pop()
                 self.kept -= size
 
