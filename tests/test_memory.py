@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples
 
-import cnncore as cc
 from cnncore.backends import memory
 from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, Pool, size_class
 

@@ -62,13 +62,12 @@ class Pool:
             if waiting:
                 piece = waiting.pop()
                 self.kept -= size
-                self.used += size
             else:
                 piece = _new(size)
-                self.used += size
-                self.most = max(self.most, self.used)
                 self.fresh += 1
-                self._shrink()
+            self.used += size
+            self.most = max(self.most, self.used)
+            self._shrink()
         return np.asarray(_Block(self, piece, shape, dtype))
 
     def give_back(self, piece: Piece) -> None:
@@ -79,10 +78,10 @@ class Pool:
 
     def _shrink(self) -> None:
         """Let waiting pieces go, the largest first, until no more is held than SLACK allows."""
-        for size in sorted(self._free, reverse=True):
-            while self.used + self.kept > SLACK * self.most and self._free[size]:
-                self._free[size].pop()
-                self.kept -= size
+        while self.kept and self.used + self.kept > SLACK * self.most:
+            size = max(size for size, waiting in self._free.items() if waiting)
+            self._free[size].pop()
+            self.kept -= size
 
 
 def _new(size: int) -> Piece:
