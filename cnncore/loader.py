@@ -7,9 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from .backends import memory
 from .ops.random import uniform
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """A batch (N, C, H, W) laid out as (N, H, W, C): in that format a network then runs from end to end."""
+    if x.ndim != 4 or np.moveaxis(x, 1, -1).flags.c_contiguous:
+        return x
+    target = memory.empty((len(x), *x.shape[2:], x.shape[1]), x.dtype)
+    target[...] = np.moveaxis(x, 1, -1)
+    return np.moveaxis(target, -1, 1)
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -20,7 +30,7 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
 def batches(
     x: np.ndarray, y: np.ndarray, batch_size: int, *, seed: int, epoch: int, augment: Augment | None = None
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """All samples of one epoch as (x, y) batches; the last may be smaller.
+    """All samples of one epoch as (x, y) batches, images channels last in memory; the last batch may be smaller.
 
     Everything is a function of (seed, epoch): the order, and the Generator that `augment(batch_x, rng)` gets, which
     depends on the batch's number too. One thread works one batch ahead. What goes wrong in it is raised here, and it
@@ -31,11 +41,11 @@ def batches(
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = indices[starts[number] : starts[number] + batch_size]
-        batch = x[chosen]
+        batch = np.take(x, chosen, axis=0, out=memory.empty((len(chosen), *x.shape[1:]), x.dtype))
         if augment is not None:
             key = np.random.SeedSequence([seed, epoch, number])
             batch = augment(batch, np.random.Generator(np.random.Philox(key)))
-        return batch, y[chosen]
+        return channels_last(batch), y[chosen]
 
     if not starts:
         return

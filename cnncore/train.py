@@ -16,7 +16,7 @@ from . import checkpoint, ops
 from .backends import select
 from .errors import CnncoreError, DivergenceError, FormatError, ShapeError
 from .layers.base import Layer, check_state
-from .loader import Augment, batches
+from .loader import Augment, batches, channels_last
 from .ops.geometry import integer
 from .ops.random import check_key
 from .optim import Optimizer
@@ -41,7 +41,7 @@ def predict(net: Layer, x: np.ndarray, batch_size: int = 250) -> np.ndarray:
     """The network's outputs for all of x in evaluation mode, batch by batch, as one host array."""
     step = integer("predict", "batch_size", batch_size, 1)
     with evaluating(net):
-        parts = [select.to_host(net.apply(x[i : i + step])[0]) for i in range(0, max(len(x), 1), step)]
+        parts = [select.to_host(net.apply(channels_last(x[i : i + step]))[0]) for i in range(0, max(len(x), 1), step)]
     return np.concatenate(parts)
 
 

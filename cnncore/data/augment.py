@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..backends import memory
 from ..errors import ShapeError
 from ..loader import Augment
 from ..ops.geometry import integer
@@ -22,10 +23,17 @@ def shift(k: int) -> Augment:
             raise ShapeError(f"shift: x must be (N, C, H, W), got shape {x.shape}")
         if k == 0:
             return x
-        padded = np.pad(x, ((0, 0), (0, 0), (k, k), (k, k)))
-        # moves[n, :, i, j] is image n moved by (k - i, k - j): a view, so that only the chosen ones are copied.
-        moves = np.lib.stride_tricks.sliding_window_view(padded, x.shape[2:], axis=(2, 3))
-        down, right = rng.integers(0, 2 * k + 1, (2, len(x)))
-        return np.ascontiguousarray(moves[np.arange(len(x)), :, down, right])
+        moved = memory.empty(x.shape, x.dtype)
+        moved[...] = 0
+        for image, target, down, right in zip(x, moved, *(k - rng.integers(0, 2 * k + 1, (2, len(x)))), strict=True):
+            (to_y, from_y), (to_x, from_x) = _overlap(down, x.shape[2]), _overlap(right, x.shape[3])
+            target[:, to_y, to_x] = image[:, from_y, from_x]
+        return moved
 
     return augment
+
+
+def _overlap(move: int, size: int) -> tuple[slice, slice]:
+    """Where what moves by `move` comes to stand along an axis, and where it is from; nothing if it moves out."""
+    start, stop = min(max(move, 0), size), max(min(size + move, size), 0)
+    return slice(start, stop), slice(start - move, stop - move)
