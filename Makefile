@@ -40,8 +40,9 @@ wide: .venv/test
 build: .venv/demo
 	$(BIN)/pip install -q -e .
 
-bench: .venv/demo
-	$(BIN)/cnncore bench
+# cnncore and PyTorch side by side; writes bench/results. (`cnncore bench` times cnncore alone, in seconds.)
+bench: .venv/bench
+	$(BIN)/python bench/compare.py
 
 # docs/ops, from the docstrings.
 docs: .venv/demo
@@ -62,6 +63,10 @@ clean:
 
 .venv/demo: .venv/bin/python $(SOURCES)
 	$(BIN)/pip install -q -e '.[train,plot]'
+	touch $@
+
+.venv/bench: .venv/bin/python $(SOURCES)
+	$(BIN)/pip install -q -e '.[train,bench]'
 	touch $@
 
 .venv/test: .venv/bin/python $(SOURCES)
