@@ -20,8 +20,10 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 SOURCES = [
+    "conv.c",
     "conv_direct.c",
     "conv_weights.c",
+    "conv_winograd.c",
     "contrast.c",
     "dense.c",
     "norm.c",

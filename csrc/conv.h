@@ -67,3 +67,8 @@ int64_t FN(cc_weight_sums)(int64_t rows, int64_t maps, int64_t pixels);
 void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, const REAL *x, const REAL *dy,
                             int64_t maps, int64_t map_stride, REAL *sums);
 void FN(cc_sum_maps)(const pixel_grid *g, REAL *db, const REAL *dy, int64_t maps);
+
+/* conv_direct.c; conventions as in kernels.h */
+int64_t FN(cc_direct_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch);
+int64_t FN(cc_direct_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p,
+                               void *scratch);

@@ -263,7 +263,7 @@ static pixel_grid FN(forward_grid)(const cc_window *w, const map_view *x, const 
     return g;
 }
 
-int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
+int64_t FN(cc_direct_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
     const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
     const int64_t taps = p->window.kernel[0] * p->window.kernel[1] * p->window.kernel[2], rows_most = taps * channels;
     cc_arena arena = {scratch, 0};
@@ -352,8 +352,8 @@ static void FN(backward_data)(cc_out dx, const map_view *dy, cc_in w, const cc_c
     }
 }
 
-int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p,
-                          void *scratch) {
+int64_t FN(cc_direct_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p,
+                               void *scratch) {
     const cc_window *win = &p->window;
     const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
     const int64_t taps = win->kernel[0] * win->kernel[1] * win->kernel[2];

@@ -422,11 +422,25 @@ static void correlate(const layer *l, const weight_space *s, const map_view *dy,
 
 /* --- the op ------------------------------------------------------------------------------------------------------ */
 
-int cc_winograd_can(const cc_window *w) {
+/* Whether there is a way at all: what conv.py's rule asks of algorithm="winograd". */
+static int possible(const cc_window *w) {
     for (int a = 0; a < 3; a++)
         if (w->stride[a] != 1 || w->dilation[a] != 1) return 0;
-    return w->kernel[0] == 1 && w->size[0] == w->out[0] && w->kernel[1] == w->kernel[2] &&
+    return w->size[0] == 1 && w->out[0] == 1 && w->kernel[0] == 1 && w->kernel[1] == w->kernel[2] &&
            (w->kernel[1] == 3 || w->kernel[1] == 5);
+}
+
+/* The cost model of algorithm="auto", in multiply-adds of the products. One element of a tile costs TILE of them to
+ * transform, one of a filter FILTER; measured, see docs/architecture.md. A tile counts whole, and so does a block of
+ * maps; where they are few, the direct kernel has better ways. */
+#define TILE 8
+#define FILTER 12
+int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps) {
+    if (c->algorithm != AUTO || !possible(&c->window)) return c->algorithm == WINOGRAD;
+    const int64_t kernel = c->window.kernel[1], alpha = M + kernel - 1;
+    const int64_t tiles = images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M), whole = cc_round_up(maps, 16);
+    const int64_t elements = tiles * (channels * whole + TILE * (channels + maps)) + FILTER * channels * whole;
+    return channels >= 8 && maps >= 8 && alpha * alpha * elements < images * out[0] * out[1] * kernel * kernel * channels * whole;
 }
 
 /* What forward and backward share; in_size is the size of what is read, `out` what is written. */
@@ -486,7 +500,7 @@ int64_t cc_winograd_backward_data(cc_out dx, cc_in dy, cc_in w, const cc_conv *c
     return 0;
 }
 
-/* Whether dw could be computed so: not where NaN, Inf or overflow came in, which would spread over the taps of a filter. */
+/* Returns 1 where dw is not finite: NaN or Inf would have spread over the taps of a filter. */
 int64_t cc_winograd_backward_weights(cc_out dw, cc_in dy, cc_in x, const cc_conv *c, void *scratch) {
     cc_arena arena = {scratch, 0};
     const int64_t none[3] = {0};
@@ -507,5 +521,5 @@ int64_t cc_winograd_backward_weights(cc_out dw, cc_in dy, cc_in x, const cc_conv
     const float *filter = dw->data;
     float zero = 0;
     for (int64_t i = 0; i < cc_count(dw); i++) zero += 0 * filter[i];
-    return zero == 0;
+    return zero != 0;
 }

@@ -17,7 +17,7 @@ from .init import draw, zeros
 class Conv(Layer):
     """Convolution of (N, in_channels, *S) with out_channels learnt filters: `ops.conv` with its weight and bias.
 
-    kernel_size, stride, dilation: an int or one per spatial axis; padding also (begin, end) pairs. `init`: see
+    kernel_size, stride, dilation: an int or one per spatial axis; padding also (begin, end) pairs. `algorithm`: see `ops.conv`. `init`: see
     `layers/init.py`; the bias starts at 0. Raises ShapeError, DTypeError, CnncoreError.
     """
 
@@ -26,7 +26,7 @@ class Conv(Layer):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int | Sequence[int], stride: Any = 1, padding: Any = 0,
         dilation: Any = 1, groups: int = 1, bias: bool = True, *,
-        init: str = "he", seed: int | None = None, dtype: Any = np.float32,
+        algorithm: str = "auto", init: str = "he", seed: int | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
         who = type(self).__name__
         c = geometry.integer(who, "in_channels", in_channels, 1)
@@ -35,7 +35,7 @@ class Conv(Layer):
         if c % groups or k % groups:
             raise ShapeError(f"{who}: in_channels ({c}) and out_channels ({k}) must be multiples of groups ({groups})")
         kernel = geometry.per_axis(who, "kernel_size", kernel_size, self.rank, 1)
-        self.attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        self.attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm}
         self.weight = draw(who, (k, c // groups, *kernel), init, seed, dtype)
         self.bias: Parameter | None = zeros(k, dtype) if bias else None
 
@@ -47,7 +47,7 @@ class Conv(Layer):
 
     def describe(self) -> str:
         k, per_group, *kernel = self.weight.value.shape
-        plain = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        plain = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "algorithm": "auto"}
         told = "".join(f", {name}={value}" for name, value in self.attrs.items() if value != plain[name])
         inputs = per_group * self.attrs["groups"]
         return f"{inputs}, {k}, kernel_size={tuple(kernel)}{told}" + ("" if self.bias else ", bias=False")

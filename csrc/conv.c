@@ -1,0 +1,36 @@
+/* The op: which kernel computes what. Winograd (conv_winograd.c) in float where it is asked for or cheaper, the direct
+ * kernels (conv_direct.c) for the rest. */
+#include "twice.h"
+
+#ifdef REAL
+#include "conv.h"
+#include "conv_winograd.h"
+
+int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
+#if REAL_IS_FLOAT
+    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups))
+        return cc_winograd_forward(y, x, w, b, p, scratch);
+#endif
+    return FN(cc_direct_forward)(y, x, w, b, p, scratch);
+}
+
+/* Each gradient in its own way, one after the other in the same scratch. */
+int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p,
+                          void *scratch) {
+    int64_t wanted = 0;
+#if REAL_IS_FLOAT
+    const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
+    if (cc_wanted(dx) && cc_winograd_chosen(p, dy->shape[0], dx->shape + 3, maps, channels)) {
+        wanted = cc_winograd_backward_data(dx, dy, w, p, scratch);
+        dx = NULL;
+    }
+    if (cc_wanted(dw) && cc_winograd_chosen(p, dy->shape[0], dy->shape + 3, channels, maps)) {
+        const int64_t result = cc_winograd_backward_weights(dw, dy, x, p, scratch);
+        wanted = MAX(wanted, result);
+        if (scratch && !result) dw = NULL; /* where it is not finite, the direct kernel does it again */
+    }
+#endif
+    const int64_t direct = FN(cc_direct_backward)(dx, dw, db, dy, x, w, p, scratch);
+    return scratch ? 0 : MAX(wanted, direct);
+}
+#endif
