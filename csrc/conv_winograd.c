@@ -236,16 +236,18 @@ static void multiply_tiles(float *to, int64_t to_stride, const float *from, int6
                               above + b * above_block + i * BLOCK, MIN(TERMS, tiles - i), add || i > 0);
 }
 
-/* The sum that defines one output: for tiles that NaN, Inf or overflow has reached. */
+/* The sum that defines one output: for tiles that NaN, Inf or overflow has reached. Padding takes part forward, as 0;
+ * what lies outside dy does not exist. */
 static float exact(const layer *l, int64_t n, int64_t row, int64_t column, int64_t k) {
     const int taps = l->kernel * l->kernel;
     float sum = 0;
     for (int t = 0; t < taps; t++) {
         const int64_t h = row + t / l->kernel - l->begin[0], v = column + t % l->kernel - l->begin[1];
-        if (h < 0 || h >= l->size[0] || v < 0 || v >= l->size[1]) continue;
+        const int inside = h >= 0 && h < l->size[0] && v >= 0 && v < l->size[1];
+        if (!inside && l->turned) continue;
         const float *x = l->in.origin + n * l->in.n + h * l->in.s[1] + v * l->in.s[2];
         const float *w = l->w + k * l->map_stride + (l->turned ? taps - 1 - t : t);
-        for (int64_t c = 0; c < l->channels; c++) sum += x[c] * w[c * l->channel_stride];
+        for (int64_t c = 0; c < l->channels; c++) sum += (inside ? x[c] : 0) * w[c * l->channel_stride];
     }
     return sum;
 }
