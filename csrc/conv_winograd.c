@@ -173,22 +173,21 @@ INLINE void spread_tile(int alpha, const table t, int n, const float *const *pix
     }
 }
 
-/* The filters of V maps from k on, as [point][block of maps][channel][lane]. */
-INLINE void spread_filters(int alpha, const table t, int n, const layer *l, int64_t k, float *to) {
-    const int64_t lanes = MAX(0, MIN(V, l->maps - k)), matrix = cc_round_up(l->maps, BLOCK) * l->channels;
-    for (int64_t c = 0; c < l->channels; c++) {
-        vec from[MOST * MOST], points[MOST * MOST];
-        float *at = to + (k / BLOCK * l->channels + c) * BLOCK + k % BLOCK;
-        const float *w = l->w + k * l->map_stride + c * l->channel_stride;
-        for (int tap = 0; tap < n * n; tap++) {
-            const int source = l->turned ? n * n - 1 - tap : tap;
-            float lane[V] = {0};
-            for (int64_t j = 0; j < lanes; j++) lane[j] = w[j * l->map_stride + source];
-            from[tap] = load_f32(lane);
+/* The filters of the block of maps from k on to alpha^2 matrices [channel][lane], `stride` apart. */
+INLINE void spread_filters(int alpha, const table t, int n, const layer *l, int64_t k, float *to, int64_t stride) {
+    for (int64_t c = 0; c < l->channels; c++)
+        for (int64_t v = 0; v < BLOCK; v += V) {
+            const float *w = l->w + (k + v) * l->map_stride + c * l->channel_stride;
+            vec from[MOST * MOST], points[MOST * MOST];
+            for (int tap = 0; tap < n * n; tap++) {
+                const int source = l->turned ? n * n - 1 - tap : tap;
+                float lane[V] = {0};
+                for (int64_t j = 0; j < MIN(V, l->maps - k - v); j++) lane[j] = w[j * l->map_stride + source];
+                from[tap] = load_f32(lane);
+            }
+            spread_square(alpha, t, n, from, points);
+            for (int i = 0; i < alpha * alpha; i++) store_f32(to + i * stride + c * BLOCK + v, points[i]);
         }
-        spread_square(alpha, t, n, from, points);
-        for (int x = 0; x < alpha * alpha; x++) store_f32(at + x * matrix, points[x]);
-    }
 }
 
 /* MR rows of one block of maps: to[m][lane] = sum over t of from[m * row_step + t * term_step] factor[t][lane], or that
@@ -294,14 +293,15 @@ static int64_t tiles_per_task(const layer *l) {
 }
 
 /* Memory of a forward product: filters, and per thread the tiles and their products. */
-typedef struct { int64_t tiles, channels, maps, from_matrix, to_matrix; float *filters, *zeros, *own; } space;
+typedef struct { int64_t tiles, channels, maps, filter_matrix, from_matrix, to_matrix; float *filters, *zeros, *own; } space;
 
 static space take_space(const layer *l, cc_arena *arena) {
     const int64_t points = l->alpha * l->alpha;
-    space s = {tiles_per_task(l), cc_round_up(l->channels, V), cc_round_up(l->maps, BLOCK)};
+    space s = {tiles_per_task(l), cc_round_up(l->channels, V) + PAD, cc_round_up(l->maps, BLOCK)};
+    s.filter_matrix = l->channels * s.maps + PAD;
     s.from_matrix = s.tiles * s.channels + PAD;
-    s.to_matrix = s.tiles * s.maps + PAD;
-    s.filters = cc_take(arena, points * l->channels * s.maps * sizeof(float));
+    s.to_matrix = s.tiles * (s.maps + PAD) + PAD;
+    s.filters = cc_take(arena, points * s.filter_matrix * sizeof(float));
     s.zeros = cc_take(arena, s.channels * sizeof(float));
     s.own = cc_take(arena, cc_threads * points * (s.from_matrix + s.to_matrix) * sizeof(float));
     return s;
@@ -309,9 +309,9 @@ static space take_space(const layer *l, cc_arena *arena) {
 
 /* The transforms of both kernels. Chosen inside the parallel loops: what OpenMP takes out of a function no longer sees
  * that function's constants. */
-static void filters_in(const layer *l, int64_t k, float *to) {
-    if (l->kernel == 3) spread_filters(6, g3, 3, l, k, to);
-    else spread_filters(8, g5, 5, l, k, to);
+static void filters_in(const layer *l, int64_t k, float *to, int64_t stride) {
+    if (l->kernel == 3) spread_filters(6, g3, 3, l, k, to, stride);
+    else spread_filters(8, g5, 5, l, k, to, stride);
 }
 static void tile_in(const layer *l, const float *const *pixel, float *to, int64_t stride, int64_t channels) {
     if (l->kernel == 3) spread_tile(6, b3, 6, pixel, l->channels, to, stride, channels, 0);
@@ -323,10 +323,10 @@ static void tile_out(const layer *l, int64_t tile, const float *from, int64_t st
 }
 
 static void convolve(const layer *l, const space *s, const float *bias, float *y) {
-    const int64_t all = count_tiles(l), points = l->alpha * l->alpha, filter = l->channels * s->maps;
+    const int64_t all = count_tiles(l), points = l->alpha * l->alpha;
     memset(s->zeros, 0, s->channels * sizeof(float));
     PARALLEL_FOR
-    for (int64_t k = 0; k < s->maps; k += V) filters_in(l, k, s->filters);
+    for (int64_t k = 0; k < s->maps; k += BLOCK) filters_in(l, k, s->filters + k * l->channels, s->filter_matrix);
     PARALLEL_FOR
     for (int64_t first = 0; first < all; first += s->tiles) {
         const int64_t count = MIN(s->tiles, all - first), rounded = cc_round_up(count, MR);
@@ -341,9 +341,8 @@ static void convolve(const layer *l, const space *s, const float *bias, float *y
             tile_in(l, pixel, from + i * s->channels, s->from_matrix, s->channels);
         }
         for (int64_t i = 0; i < points; i++)
-            multiply_channels(to + i * s->to_matrix, s->maps, from + i * s->from_matrix, s->channels, s->filters + i * filter,
-                     rounded, l->channels, s->maps / BLOCK);
-        for (int64_t i = 0; i < count; i++) tile_out(l, first + i, to + i * s->maps, s->to_matrix, bias, y);
+            multiply_channels(to + i * s->to_matrix, s->maps + PAD, from + i * s->from_matrix, s->channels, s->filters + i * s->filter_matrix, rounded, l->channels, s->maps / BLOCK);
+        for (int64_t i = 0; i < count; i++) tile_out(l, first + i, to + i * (s->maps + PAD), s->to_matrix, bias, y);
     }
 }
 
@@ -432,17 +431,18 @@ static int possible(const cc_window *w) {
            (w->kernel[1] == 3 || w->kernel[1] == 5);
 }
 
-/* The cost model of algorithm="auto", in multiply-adds of the products. One element of a tile costs TILE of them to
- * transform, one of a filter FILTER; measured, see docs/architecture.md. A tile counts whole, and so does a block of
- * maps; where they are few, the direct kernel has better ways. */
+/* The cost model of algorithm="auto", in multiply-adds. Transforms cost TILE of them per element of a tile, FILTER per
+ * element of a filter, and the products run at two thirds of the direct kernel's rate (measured: see above). Tiles count
+ * whole. With few channels or maps the direct kernel has better ways. */
 #define TILE 8
-#define FILTER 12
+#define FILTER 30
 int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps) {
     if (c->algorithm != AUTO || !possible(&c->window)) return c->algorithm == WINOGRAD;
-    const int64_t kernel = c->window.kernel[1], alpha = M + kernel - 1;
-    const int64_t tiles = images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M), whole = cc_round_up(maps, 16);
-    const int64_t elements = tiles * (channels * whole + TILE * (channels + maps)) + FILTER * channels * whole;
-    return channels >= 8 && maps >= 8 && alpha * alpha * elements < images * out[0] * out[1] * kernel * kernel * channels * whole;
+    const int64_t taps = c->window.kernel[1] * c->window.kernel[2], alpha = M + c->window.kernel[1] - 1;
+    const int64_t tiles = images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M);
+    const int64_t elements = tiles * (channels * maps + TILE * (channels + maps)) + FILTER * channels * maps;
+    const int64_t direct = images * out[0] * out[1] * taps * channels * maps;
+    return channels >= 8 && maps >= 16 && 3 * alpha * alpha * elements < 2 * direct;
 }
 
 /* What forward and backward share; in_size is the size of what is read, `out` what is written. */
