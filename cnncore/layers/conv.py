@@ -17,8 +17,8 @@ from .init import draw, zeros
 class Conv(Layer):
     """Convolution of (N, in_channels, *S) with out_channels learnt filters: `ops.conv` with its weight and bias.
 
-    kernel_size, stride, dilation: an int or one per spatial axis; padding also (begin, end) pairs. `algorithm`: see `ops.conv`. `init`: see
-    `layers/init.py`; the bias starts at 0. Raises ShapeError, DTypeError, CnncoreError.
+    kernel_size, stride, dilation: an int or one per spatial axis; padding also (begin, end) pairs. `algorithm`: see
+    `ops.conv`. `init`: see `layers/init.py`; the bias starts at 0. Raises ShapeError, DTypeError, CnncoreError.
     """
 
     rank: int
@@ -35,7 +35,8 @@ class Conv(Layer):
         if c % groups or k % groups:
             raise ShapeError(f"{who}: in_channels ({c}) and out_channels ({k}) must be multiples of groups ({groups})")
         kernel = geometry.per_axis(who, "kernel_size", kernel_size, self.rank, 1)
-        self.attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "algorithm": algorithm}
+        where = {"stride": stride, "padding": padding, "dilation": dilation}
+        self.attrs = {**where, "groups": groups, "algorithm": algorithm}
         self.weight = draw(who, (k, c // groups, *kernel), init, seed, dtype)
         self.bias: Parameter | None = zeros(k, dtype) if bias else None
 
