@@ -24,6 +24,7 @@ SOURCES = [
     "conv_direct.c",
     "conv_weights.c",
     "conv_winograd.c",
+    "conv_winograd_weights.c",
     "contrast.c",
     "dense.c",
     "norm.c",
