@@ -140,7 +140,8 @@ static void convolve(const layer *l, const space *s, const float *bias, float *y
     }
 }
 
-/* The error of 5x5 is within its bound only where products do not round on their own. */
+/* Without fused multiply-add, 5x5 on the smallest maps misses its bound in tests/test_winograd.py: 1.2e-5 of the
+ * largest |dx|, 1e-5 allowed. */
 #if defined(__FMA__) || defined(__aarch64__)
 #define LARGEST 5
 #else
