@@ -73,9 +73,7 @@ def fill(row: Row, calls: Calls, seconds: float) -> Row:
 
 def formatted(arrays: Any, layout: str) -> tuple[Any, ...]:
     """NumPy arrays with every map of more than one channel and pixel in the format."""
-    if layout == "contiguous":
-        return tuple(map(np.ascontiguousarray, arrays))
-    return tuple(np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) if a.ndim == 4 else a for a in arrays)
+    return tuple(native.dense(a, layout == "channels_last" and a.ndim == 4) for a in arrays)
 
 
 def tensors(arrays: Any, layout: str, dtype: Any = None) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .backends import memory
+from .backends import memory, native
 from .ops.random import uniform
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -15,11 +15,7 @@ Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """A batch (N, C, H, W) laid out as (N, H, W, C): in that format a network then runs from end to end."""
-    if x.ndim != 4 or np.moveaxis(x, 1, -1).flags.c_contiguous:
-        return x
-    target = memory.empty((len(x), *x.shape[2:], x.shape[1]), x.dtype)
-    target[...] = np.moveaxis(x, 1, -1)
-    return np.moveaxis(target, -1, 1)
+    return native.dense(x, channels_last=True) if x.ndim == 4 else x
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:

@@ -197,7 +197,7 @@ def _may_write(op: Any, target: np.ndarray, arrays: Any, channels_last: bool) ->
     )
 
 
-def _dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
+def dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
     """a itself where it is dense in that layout and aligned, else a copy that is."""
     if _is_dense(a, channels_last):
         return a
@@ -322,9 +322,9 @@ def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | Uniforms | None,
     if a is None or isinstance(a, Uniforms):
         return a, last
     if role == "index":
-        return _dense(np.asarray(a, np.int64), False), False
+        return dense(np.asarray(a, np.int64), False), False
     last = last and role != "param"
-    return _dense(np.asarray(a), last), last
+    return dense(np.asarray(a), last), last
 
 
 def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:

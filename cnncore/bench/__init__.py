@@ -7,12 +7,13 @@ op whose arrays fit the cache may pass 100 % of that. Times include allocating t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..backends.native import dense
 from ..errors import CnncoreError
 from ..ops.op import MAP, Arrays, Context, Cost, run
 from .measure import Peaks, Time, peaks, timed
@@ -116,10 +117,6 @@ def _has_formats(problem: Problem, arrays: Arrays) -> bool:
 
 def _as_format(problem: Problem, arrays: Arrays, layout: str) -> Arrays:
     """The arrays with their maps in a memory format."""
-    arrange: Callable[[Any], Any] = np.ascontiguousarray if layout == "contiguous" else _channels_last
+    last = layout == "channels_last"
     roles = problem.op.roles(arrays)
-    return tuple(arrange(a) if role == MAP and a.ndim > 2 else a for a, role in zip(arrays, roles, strict=True))
-
-
-def _channels_last(a: np.ndarray) -> np.ndarray:
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+    return tuple(dense(a, last) if role == MAP and a.ndim > 2 else a for a, role in zip(arrays, roles, strict=True))

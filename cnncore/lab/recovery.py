@@ -40,11 +40,12 @@ def recover(maps_of: Layer, x: np.ndarray, start: np.ndarray, steps: int) -> tup
     Returns z and its misfit (N,), |maps_of(z) - maps_of(x)| / |maps_of(x)|.
     """
     sought, _ = maps_of.apply(x)
+    minus = -sought
     image = Image(start.copy())
     optimizer, schedule = Adam(image, RATE, BETAS), CosineLR(steps)
     for step in range(steps):
         found, ctx = maps_of.apply(image.pixels.value)
-        misfit, _ = ops.add(found, -sought)
+        misfit, _ = ops.add(found, minus)
         image.pixels.grad = ctx.backward(misfit)
         optimizer.step(schedule(RATE, step))
     found, _ = maps_of.apply(image.pixels.value)

@@ -251,6 +251,11 @@ def by_rank(kind: type[L]) -> tuple[type[L], type[L], type[L]]:
     return _by_rank[kind]
 
 
+def told(attrs: Mapping[str, Any]) -> str:
+    """An op's attributes as a layer's arguments, for `describe`."""
+    return ", ".join(f"{'kernel_size' if name == 'kernel' else name}={value}" for name, value in attrs.items())
+
+
 def check_rank(layer: Layer, rank: int, x: Any) -> None:
     """Raise unless x is (N, C, *S) with `rank` spatial axes; an op alone would take any rank."""
     if len(getattr(x, "shape", ())) != rank + 2:

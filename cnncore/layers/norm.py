@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from .. import ops
-from .base import Context, Layer, OpContext
+from .base import Context, Layer, OpContext, told
 from .containers import SequentialContext
 
 
@@ -23,7 +23,7 @@ class Norm(Layer):
         return y, OpContext(call)
 
     def describe(self) -> str:
-        return _told(self.attrs)
+        return told(self.attrs)
 
 
 class LocalResponseNorm(Norm):
@@ -72,8 +72,4 @@ class ContrastNorm(Layer):
         return y, SequentialContext((OpContext(first), OpContext(second)))
 
     def describe(self) -> str:
-        return _told(self.attrs)
-
-
-def _told(attrs: dict[str, Any]) -> str:
-    return ", ".join(f"{'kernel_size' if name == 'kernel' else name}={value}" for name, value in attrs.items())
+        return told(self.attrs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import ops
-from .base import Context, Drawing, Layer, OpContext, by_rank, check_rank
+from .base import Context, Drawing, Layer, OpContext, by_rank, check_rank, told
 from .init import seed_or_next
 
 
@@ -32,9 +32,7 @@ class Pool(Layer):
 
     def describe(self) -> str:
         plain = {"padding": 0, "dilation": 1}
-        told = {name: value for name, value in self.attrs.items() if value != plain.get(name, False)}
-        told = {"kernel_size": told.pop("kernel"), **told}
-        return ", ".join(f"{name}={value}" for name, value in told.items())
+        return told({name: value for name, value in self.attrs.items() if value != plain.get(name, False)})
 
 
 class MaxPool(Pool):
@@ -126,7 +124,7 @@ class GlobalPool(Pool):
         self.attrs = own
 
     def describe(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.attrs.items())
+        return told(self.attrs)
 
 
 def over_all(op: Callable[..., Any], name: str) -> type[GlobalPool]:
