@@ -78,7 +78,7 @@ def formatted(arrays: Any, layout: str) -> tuple[Any, ...]:
 
 def tensors(arrays: Any, layout: str, dtype: Any = None) -> list[torch.Tensor]:
     where = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    found = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    found = [torch.from_numpy(np.array(a, order="C")) for a in arrays]
     found = [t.to(dtype) if dtype and t.is_floating_point() else t for t in found]
     return [t.contiguous(memory_format=where) if t.ndim == 4 else t for t in found]
 
@@ -96,8 +96,8 @@ def op_rows(section: str, problem: Problem, peak: bench.Peaks, seconds: float) -
     arrays = problem.make(np.random.default_rng(0))
     drawn = tuple(a for a in arrays if isinstance(a, np.ndarray))  # the others are keys: PyTorch has its own
     theirs = CALLS[problem.op.name](**problem.attrs) if problem.op.name in CALLS else None
-    y, ctx = run(problem.op, arrays, problem.attrs, "c")
-    dy = np.random.default_rng(1).standard_normal(y.shape, np.float32)
+    ctx = run(problem.op, arrays, problem.attrs, "c")[1]
+    dy = np.random.default_rng(1).standard_normal(ctx.shape, np.float32)
     calls: dict[str, Calls] = {"forward": {}, "backward": {}, "both": {}}
     for layout in FORMATS if any(a.ndim == 4 for a in drawn) else FORMATS[:1]:
         name = f"cnncore {layout}"

@@ -40,10 +40,6 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
 
 #else /* once */
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 int cc_threads = 1;
 
 void cc_set_threads(int threads) {

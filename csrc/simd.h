@@ -13,6 +13,10 @@
 #define omp_get_thread_num() 0
 #endif
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "kernels.h"
 
 #ifndef CNNCORE_SIMD_H
@@ -46,6 +50,16 @@ INLINE int64_t cc_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; } /* 
 INLINE int64_t cc_round_up(int64_t a, int64_t b) { return cc_ceil_div(a, b) * b; }
 INLINE int64_t cc_count(cc_in t) { return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3] * t->shape[4]; }
 INLINE int cc_wanted(cc_out t) { return t && t->data; }
+
+/* Should a result of so many bytes be streamed? One of half a usual last cache (32 MiB) has left it before its reader
+ * comes: its own end and whatever was read for it push its beginning out. (The system's figure for the cache is that of
+ * all cores together, or on virtual machines nothing.) */
+INLINE int cc_past_cache(int64_t bytes) { return bytes >= (int64_t)16 << 20; }
+INLINE void cc_end_stream(void) {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
 
 /* Scratch is one block, handed out in pieces of whole cache lines; with base NULL this only counts. */
 typedef struct { char *base; int64_t used; } cc_arena;
@@ -91,6 +105,25 @@ INLINE void FN(store_n)(REAL *p, vec v, int64_t n) {
         return;
     }
     for (int64_t i = 0; i < n; i++) p[i] = v[i];
+}
+/* Past the caches, if `past` and p stands on a whole vector: for a result so large (cc_past_cache) that its next reader
+ * finds it in memory anyway. A plain store would read the line first. A thread that streams ends with cc_end_stream. */
+INLINE void FN(stream)(REAL *p, vec v, int past) {
+#if defined(__x86_64__)
+    if (past && (uintptr_t)p % sizeof v == 0) {
+#if CC_VECTOR_BYTES == 64 && defined(__AVX512F__)
+        _mm512_stream_si512((void *)p, (__m512i)v);
+#elif CC_VECTOR_BYTES == 32 && defined(__AVX2__)
+        _mm256_stream_si256((void *)p, (__m256i)v);
+#elif CC_VECTOR_BYTES == 16
+        _mm_stream_si128((void *)p, (__m128i)v);
+#else
+        FN(store)(p, v);
+#endif
+        return;
+    }
+#endif
+    FN(store)(p, v);
 }
 /* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
 INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
