@@ -34,6 +34,7 @@ def _batch_linear(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Te
 # op -> (torch call from our attributes). What PyTorch has not as one op or a short plain expression is not here.
 CALLS: dict[str, Callable[..., Call]] = {
     "conv": lambda **a: lambda x, w, b: F.conv2d(x, w, b, a["stride"], a["padding"], groups=a["groups"]),
+    "conv_relu": lambda: lambda x, w, b: F.relu(F.conv2d(x, w, b)),
     "linear": lambda: _batch_linear,
     "relu": lambda: F.relu,
     "sigmoid": lambda: torch.sigmoid,

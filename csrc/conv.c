@@ -8,8 +8,11 @@
 
 int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
 #if REAL_IS_FLOAT
-    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups))
-        return cc_winograd_forward(y, x, w, b, p, scratch);
+    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups)) {
+        const int64_t wanted = cc_winograd_forward(y, x, w, b, p, scratch);
+        if (scratch && p->relu) relu_forward_f32(y, y, NULL, NULL);
+        return wanted;
+    }
 #endif
     return FN(cc_direct_forward)(y, x, w, b, p, scratch);
 }
@@ -32,5 +35,20 @@ int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc
 #endif
     const int64_t direct = FN(cc_direct_backward)(dx, dw, db, dy, x, w, p, scratch);
     return scratch ? 0 : MAX(wanted, direct);
+}
+
+int64_t FN(conv_relu_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
+    return FN(conv_forward)(y, x, w, b, p, scratch); /* which does as p->relu says */
+}
+
+/* That of conv, on a dy that is 0 where y is. */
+int64_t FN(conv_relu_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, cc_in y, const cc_conv *p,
+                               void *scratch) {
+    cc_arena arena = {scratch, 0};
+    cc_tensor masked = *dy;
+    masked.data = cc_take(&arena, cc_count(dy) * (int64_t)sizeof(REAL));
+    if (scratch) FN(relu_backward)(&masked, dy, y, NULL, NULL);
+    void *rest = scratch ? arena.base + arena.used : NULL;
+    return arena.used * !scratch + FN(conv_backward)(dx, dw, db, &masked, x, w, p, rest);
 }
 #endif

@@ -80,9 +80,13 @@ INLINE void FN(gather_tile)(const run *runs, int64_t count, const REAL *const x[
     }
 }
 
+INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
+
 /* A block of maps of `count` pixels to y. Where maps do not stand side by side, V pixels that do are transposed. */
-INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride,
-                            const REAL *sum) {
+INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride, int64_t relu,
+                            REAL *sum) {
+    if (relu)
+        for (int64_t i = 0; i < count * BLOCK; i += V) FN(store)(sum + i, FN(rectify)(FN(load)(sum + i)));
     for (int64_t i = 0, next; i < count; i = next) {
         const int turned = stride != 1 && lanes == BLOCK && i + V <= count && out[i + V - 1] - out[i] == V - 1;
         next = i + (turned ? V : 1);
@@ -100,7 +104,8 @@ INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t 
 /* One block of maps of one task: panel by panel of KC rows, so that a panel is read from L1 by all tiles but the first.
  * Sums wait in `sum` between panels. */
 INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
-                             const REAL *x, const REAL *weights, const REAL *bias, int64_t lanes, int64_t stride) {
+                             const REAL *x, const REAL *weights, const REAL *bias, int64_t relu, int64_t lanes,
+                             int64_t stride) {
     vec sum[PIXELS / MR][MR][NV];
     REAL start[BLOCK] = {0};
     if (bias) memcpy(start, bias, lanes * sizeof(REAL));
@@ -123,12 +128,12 @@ INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int6
         }
         weights += length * BLOCK;
     }
-    FN(store_block)(y, out, count, lanes, stride, (const REAL *)sum);
+    FN(store_block)(y, out, count, lanes, stride, relu, (REAL *)sum);
 }
 
 /* y for every pixel of the grid and `maps` maps, from packed weights. */
 static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
-                       const REAL *bias, int64_t maps) {
+                       const REAL *bias, int64_t relu, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g), blocks = cc_ceil_div(maps, BLOCK);
     const int64_t pixel_tasks = cc_ceil_div(pixels, PIXELS), map_tasks = cc_ceil_div(blocks, MAP_BLOCKS);
     PARALLEL_FOR
@@ -140,7 +145,7 @@ static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const
         for (int64_t b = first_block; b < MIN(first_block + MAP_BLOCKS, blocks); b++) {
             const int64_t k = b * BLOCK;
             FN(gather_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count,
-                             bias ? bias + k : NULL, MIN(BLOCK, maps - k), g->out_channel);
+                             bias ? bias + k : NULL, relu, MIN(BLOCK, maps - k), g->out_channel);
         }
     }
 }
@@ -180,7 +185,8 @@ INLINE void FN(dot_tile)(const run *runs, int64_t count, const REAL *const x[DOT
 
 /* DOT_MAPS maps of one task, panel by panel as in gather_block. */
 INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
-                          const REAL *x, const REAL *weights, const REAL *bias, int64_t maps, int64_t stride) {
+                          const REAL *x, const REAL *weights, const REAL *bias, int64_t relu, int64_t maps,
+                          int64_t stride) {
     vec sum[PIXELS / DOT_PIXELS][DOT_PIXELS][DOT_MAPS];
     const REAL *w[DOT_MAPS];
     for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k, maps - 1) * rows->count;
@@ -205,13 +211,13 @@ INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t
         for (int64_t k = 0; k < maps; k++) {
             REAL total = bias ? bias[k] : 0;
             for (int v = 0; v < V; v++) total += sum[i / DOT_PIXELS][i % DOT_PIXELS][k][v];
-            y[out[i] + k * stride] = total;
+            y[out[i] + k * stride] = relu && total <= 0 ? 0 : total;
         }
 }
 
 /* gather, with the reduction as the vector and weights from pack_dot_weights. */
 static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
-                    const REAL *bias, int64_t maps) {
+                    const REAL *bias, int64_t relu, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g);
     PARALLEL_FOR
     for (int64_t first = 0; first < pixels; first += PIXELS) {
@@ -220,19 +226,19 @@ static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const RE
         FN(locate)(g, first, count, in, out);
         for (int64_t k = 0; k < maps; k += DOT_MAPS)
             FN(dot_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count,
-                          bias ? bias + k : NULL, MIN(DOT_MAPS, maps - k), g->out_channel);
+                          bias ? bias + k : NULL, relu, MIN(DOT_MAPS, maps - k), g->out_channel);
     }
 }
 
 /* gather or dot, weights packed on the way. Weight of (row, map k) is w[row.weight + k * map_stride]. */
 static void FN(product)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *w,
-                        const REAL *bias, int64_t maps, int64_t map_stride, REAL *packed) {
+                        const REAL *bias, int64_t relu, int64_t maps, int64_t map_stride, REAL *packed) {
     if (FN(few_maps)(rows, maps)) {
         FN(pack_dot_weights)(packed, w, rows, maps, map_stride);
-        FN(dot)(g, rows, y, x, packed, bias, maps);
+        FN(dot)(g, rows, y, x, packed, bias, relu, maps);
     } else {
         FN(pack_weights)(packed, w, rows, maps, map_stride);
-        FN(gather)(g, rows, y, x, packed, bias, maps);
+        FN(gather)(g, rows, y, x, packed, bias, relu, maps);
     }
 }
 
@@ -279,8 +285,8 @@ int64_t FN(cc_direct_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv
     for (int64_t group = 0; group < p->groups; group++) {
         const int64_t k = group * maps;
         FN(product)(&g, &rows, (REAL *)y->data + k * y->stride[1], from.origin + group * channels,
-                    (const REAL *)w->data + k * rows_most, b ? (const REAL *)b->data + k : NULL, maps, rows_most,
-                    weights);
+                    (const REAL *)w->data + k * rows_most, b ? (const REAL *)b->data + k : NULL, p->relu, maps,
+                    rows_most, weights);
     }
     return 0;
 }
@@ -346,7 +352,7 @@ static void FN(backward_data)(cc_out dx, const map_view *dy, cc_in w, const cc_c
                 }
         for (int64_t group = 0; group < p->groups; group++) {
             FN(product)(&g, rows, (REAL *)dx->data + start + group * channels * dx->stride[1],
-                        dy->origin + group * maps, (const REAL *)w->data + group * maps * channels * taps, NULL,
+                        dy->origin + group * maps, (const REAL *)w->data + group * maps * channels * taps, NULL, 0,
                         channels, taps, weights);
         }
     }

@@ -33,7 +33,7 @@ typedef struct {
     int64_t kernel[3], stride[3], dilation[3], begin[3], end[3], size[3], out[3];
 } cc_window;
 
-typedef struct { cc_window window; int64_t groups, algorithm; } cc_conv; /* 0: chosen, 1: direct, 2: Winograd */
+typedef struct { cc_window window; int64_t groups, algorithm, relu; } cc_conv; /* conv_winograd.h; relu: max(y, 0) */
 typedef struct { cc_window window; } cc_max_pool;
 typedef struct { cc_window window; int64_t count_include_pad; } cc_avg_pool;
 typedef struct { cc_window window; double p; int64_t normalize; } cc_lp_pool;
@@ -61,6 +61,8 @@ typedef struct { double beta1, beta2, eps, weight_decay, rate, correction; } cc_
 /* conv.c (and conv_direct.c, conv_weights.c, conv_winograd.c) */
 KERNEL(conv_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
 KERNEL(conv_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p)
+KERNEL(conv_relu_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
+KERNEL(conv_relu_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, cc_in y, const cc_conv *p)
 
 /* pool.c */
 KERNEL(max_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_max_pool *p)

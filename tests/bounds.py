@@ -20,7 +20,7 @@ import numpy as np
 
 from cnncore.ops.contrast import blur
 from cnncore.ops.norm import box_sum
-from cnncore.ops.op import INDEX, Op, run
+from cnncore.ops.op import INDEX, Op, registry, run
 
 Arrays = tuple[Any, ...]
 
@@ -117,6 +117,20 @@ def conv_terms(problem: Problem) -> tuple[int, tuple[int, ...]]:
     taps, groups = math.prod(w.shape[2:]), problem.attrs.get("groups", 1)
     above = 0 if problem.dy is None else problem.dy.shape[0] * math.prod(problem.dy.shape[2:])
     return w.shape[1] * taps + 1, (w.shape[0] // groups * taps, above, above)
+
+
+def conv_relu(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
+    """As for conv: max(0, y) errs by no more than y. Where y is within its bound of 0, rounding decides whether dy
+    passes, so that the gradients of such a dy may be there or not."""
+    plain = problem._replace(op=registry["conv"])
+    bounds = answer(plain)
+    if problem.dy is None:
+        return bounds.output_bounds, ()
+    (sums,), (within,), dy = bounds.outputs, bounds.output_bounds, exact(problem.dy)
+    unsure = np.abs(sums) <= within
+    passing = answer(plain._replace(dy=np.where((sums > 0) | unsure, dy, 0)))
+    _, lost = definition(plain._replace(dy=np.where(unsure, dy, 0)), np.abs)
+    return (within,), tuple(None if a is None else a + b for a, b in zip(passing.gradient_bounds, lost, strict=True))
 
 
 def pool_taps(problem: Problem) -> int:
@@ -364,6 +378,7 @@ def by_flops(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -
 
 BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "conv": linear_in_its_terms(conv_terms),
+    "conv_relu": conv_relu,
     "max_pool": max_pool,
     "maxout": max_pool,
     "lp_unit": lp_unit,

@@ -290,6 +290,7 @@ def _adam_edge(draw: HypothesisDraw) -> Case:
 
 EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "conv": _conv_edge,
+    "conv_relu": _conv_edge,
     "max_pool": _pool_edge,
     "avg_pool": _avg_edge,
     "maxout": _maxout_edge,

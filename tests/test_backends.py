@@ -75,6 +75,7 @@ def fixed(name, dtype, seed=0, edge=False, **changes) -> Problem:
 # Problems that are large enough to be cut into pieces for several threads.
 LARGE = {
     "conv": lambda r: (r.standard_normal((3, 33, 13, 15)), r.standard_normal((35, 33, 3, 3)), r.standard_normal(35)),
+    "conv_relu": lambda r: LARGE["conv"](r),
     "max_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
     "avg_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
     "lp_unit": lambda r: (r.standard_normal((3, 36, 30, 31)), r.standard_normal(12), r.standard_normal(36) / 9),
@@ -99,6 +100,7 @@ LARGE = {
 POOLING = {"kernel": 3, "stride": 2, "padding": 1}
 LARGE_ATTRS = {
     "conv": {"padding": 1},
+    "conv_relu": {"padding": 1},
     "max_pool": POOLING,
     "avg_pool": POOLING,
     "lrn": {"alpha": 0.1},
@@ -351,6 +353,7 @@ def test_nan_in_dy_reaches_exactly_its_inputs(engine):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("name", [
     "relu", "sigmoid", "tanh", "dropout", "add", "softmax", "linear", "concat", "slice", "softmax_cross_entropy",
+    "conv_relu",
 ])  # fmt: skip
 @engines
 def test_special_values_elsewhere(engine, name, value):

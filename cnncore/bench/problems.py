@@ -62,6 +62,7 @@ def _adam(rng: np.random.Generator) -> Arrays:
 
 # Ops whose arrays cannot all have SHAPE: what to draw, under a name.
 SPECIAL: dict[str, tuple[str, Callable[[np.random.Generator], Arrays]]] = {
+    "conv_relu": ("1x1", lambda r: (_normal(r, *SHAPE), _normal(r, SHAPE[1], SHAPE[1], 1, 1), _normal(r, SHAPE[1]))),
     "linear": ("lenet fc", lambda r: (_normal(r, 128, 3136), _normal(r, 512, 3136), _normal(r, 512))),
     "softmax_cross_entropy": ("4096 x 1000", lambda r: (_normal(r, 4096, 1000), r.integers(0, 1000, 4096))),
     "lp_unit": ("2 pieces", lambda r: (_normal(r, *SHAPE), _normal(r, SHAPE[1] // 2), _normal(r, SHAPE[1]))),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import contrast, dense, norm, pointwise, pool, steps, units  # noqa: F401  (each registers its ops)
-from .conv import conv  # noqa: F401  (the op, where its module would be)
+from .conv import conv, conv_relu  # noqa: F401  (the op, where its module would be)
 from .op import registry
 
 

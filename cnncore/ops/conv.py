@@ -1,4 +1,4 @@
-"""Convolution at rank 1, 2 and 3: the definition. Kernels: csrc/conv_direct.c, conv_cuda.py."""
+"""Convolution at rank 1, 2 and 3, alone and with ReLU behind it. Kernels: csrc/conv.c, conv_cuda.py."""
 
 from __future__ import annotations
 
@@ -42,40 +42,65 @@ def conv_rule(
     Source: the paper's 1.1 and 1.3; groups are Krizhevsky et al. 2012's split over two GPUs;
     Winograd's tiles are Lavin and Gray's, 2016.
     """
+    return _convolution("conv", x, w, b, stride, padding, dilation, groups, algorithm, 0)
+
+
+def conv_relu_rule(
+    x: Any, w: Any, b: Any = None, *,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, algorithm: str = "auto",
+) -> Spec:  # fmt: skip
+    """`relu` of `conv`, fused: what a convolution followed by ReLU is to containers.
+
+    y = max(0, conv(x, w, b))
+
+    The sums are rectified before they are stored, so that memory is passed over once less; y is all that ReLU keeps.
+
+    Shapes: those of `conv`, whose attributes it has. Gradient: that of `conv` for dy where y > 0, else 0.
+
+    Edges: those of `relu` and `conv`: the gradient at y = 0 is 0, NaN stays NaN and passes dy.
+    Raises ShapeError, DTypeError, CnncoreError.
+    Source: the paper's 1.3.
+    """
+    return _convolution("conv_relu", x, w, b, stride, padding, dilation, groups, algorithm, 1)
+
+
+def _convolution(
+    op: str, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: Any, algorithm: str, relu: int
+) -> Spec:
     rank = len(x.shape) - 2
     if not 1 <= rank <= 3:
-        raise ShapeError(f"conv: x must be (N, C, *S) with 1 to 3 spatial axes, got shape {tuple(x.shape)}")
+        raise ShapeError(f"{op}: x must be (N, C, *S) with 1 to 3 spatial axes, got shape {tuple(x.shape)}")
     if len(w.shape) != rank + 2:
-        raise ShapeError(f"conv: w must be (K, C/groups, *kernel) with {rank} spatial axes, got shape {tuple(w.shape)}")
-    groups = geometry.integer("conv", "groups", groups, 1)
+        raise ShapeError(f"{op}: w must be (K, C/groups, *kernel) with {rank} spatial axes, got shape {tuple(w.shape)}")
+    groups = geometry.integer(op, "groups", groups, 1)
     (n, c), (k, per_group) = x.shape[:2], w.shape[:2]
     if c != per_group * groups:
-        raise ShapeError(f"conv: w has {per_group} input channels per group, x has {c} with groups={groups}")
+        raise ShapeError(f"{op}: w has {per_group} input channels per group, x has {c} with groups={groups}")
     if k == 0 or c == 0 or k % groups:
         raise ShapeError(
-            f"conv: output channels ({k}) must be a positive multiple of groups ({groups}), C={c} positive"
+            f"{op}: output channels ({k}) must be a positive multiple of groups ({groups}), C={c} positive"
         )
     if b is not None and tuple(b.shape) != (k,):
-        raise ShapeError(f"conv: b must have shape ({k},), got {tuple(b.shape)}")
-    window = geometry.resolve("conv", x.shape[2:], w.shape[2:], stride, padding, dilation)
-    geometry.elements("conv", (n, c, *window.padded))
-    _check_algorithm(algorithm, window, x)
-    params = SimpleNamespace(window=window, groups=groups, algorithm=ALGORITHMS.index(algorithm))
+        raise ShapeError(f"{op}: b must have shape ({k},), got {tuple(b.shape)}")
+    window = geometry.resolve(op, x.shape[2:], w.shape[2:], stride, padding, dilation)
+    geometry.elements(op, (n, c, *window.padded))
+    _check_algorithm(op, algorithm, window, x)
+    params = SimpleNamespace(window=window, groups=groups, algorithm=ALGORITHMS.index(algorithm), relu=relu)
     return Spec(params, {"y": ((n, k, *window.out), None)})
 
 
-def _check_algorithm(algorithm: str, window: geometry.Window, x: Any) -> None:
+def _check_algorithm(op: str, algorithm: str, window: geometry.Window, x: Any) -> None:
     if algorithm not in ALGORITHMS:
-        raise CnncoreError(f"conv: algorithm must be one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
+        raise CnncoreError(f"{op}: algorithm must be one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
     if algorithm != "winograd":
         return
     if window.kernel not in ((3, 3), (5, 5)):
-        raise ShapeError(f"conv: algorithm 'winograd' needs a kernel of (3, 3) or (5, 5), got {window.kernel}")
+        raise ShapeError(f"{op}: algorithm 'winograd' needs a kernel of (3, 3) or (5, 5), got {window.kernel}")
     for name in ("stride", "dilation"):
         if getattr(window, name) != (1, 1):
-            raise ShapeError(f"conv: algorithm 'winograd' needs a {name} of 1, got {getattr(window, name)}")
+            raise ShapeError(f"{op}: algorithm 'winograd' needs a {name} of 1, got {getattr(window, name)}")
     if x.dtype != np.float32:
-        raise DTypeError(f"conv: algorithm 'winograd' needs float32, got {x.dtype}")
+        raise DTypeError(f"{op}: algorithm 'winograd' needs float32, got {x.dtype}")
 
 
 def _grouped(a: np.ndarray, groups: int, axis: int) -> np.ndarray:
@@ -118,6 +143,17 @@ def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray
     )
 
 
+def conv_relu_forward(p: Any, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> Arrays:
+    (y,) = conv_forward(p, x, w, b)
+    return (np.maximum(y, 0),)
+
+
+def conv_relu_backward(
+    p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, w: np.ndarray, y: np.ndarray
+) -> Arrays:
+    return conv_backward(p, needs, np.where(y <= 0, 0, dy), x, w)
+
+
 def conv_domain(draw: domain.Draw) -> Case:
     size, attrs = domain.window(draw)
     groups = draw.choice([1, 1, 2, 3])
@@ -142,5 +178,19 @@ conv = register(
         saved=("x", "w"),
         domain=conv_domain,
         flops=conv_flops,
+    )
+)
+
+conv_relu = register(
+    Op(
+        name="conv_relu",
+        rule=conv_relu_rule,
+        forward=conv_relu_forward,
+        backward=conv_relu_backward,
+        arrays={"x": MAP, "w": PARAM, "b": PARAM},
+        saved=("x", "w", "y"),
+        domain=conv_domain,
+        flops=conv_flops,
+        signs=("y",),
     )
 )

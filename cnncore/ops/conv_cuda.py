@@ -18,6 +18,7 @@ has its own blocks, and `fold` adds the parts in order. No atomics; results do n
 Weak spot: with one filter per group (depthwise) only one row of a tile is used.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ from ..backends.kernel import (
     view,
 )
 from .geometry_cuda import Walk, WalkArg, three, unravel, walk
+from .pointwise_cuda import relu_backward
 
 Arrays = tuple[Any, ...]
 
@@ -83,10 +85,10 @@ def _product(reading: int) -> Callable[..., None]:
 
     def product(
         out: Float3, a: Float3, b: Float5, bias: Float1, g: WalkArg, depth_shape: Triple, column_shape: Triple,
-        groups: Int, columns: Int, depth: Int, part_depth: Int,
+        groups: Int, columns: Int, depth: Int, part_depth: Int, relu: Int,
     ) -> None:  # fmt: skip
         """out (parts or N, rows of all groups, columns of one part or image); a is w (K, C/groups, taps) or dy
-        (N, K, O); b is x or dy, of rank 5; bias (rows,) or empty."""
+        (N, K, O); b is x or dy, of rank 5; bias (rows,) or empty; relu: 0 or 1."""
         a_tile = cuda.shared.array((DEPTH, A_PITCH), out.dtype)
         b_tile = cuda.shared.array((DEPTH, COLUMNS), out.dtype)
         column_at = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
@@ -163,6 +165,8 @@ def _product(reading: int) -> Callable[..., None]:
                     value = sums[i, j]
                     if bias.shape[0] > 0:
                         value += bias[group * rows + row]
+                    if relu == 1 and value <= 0:  # so that NaN stays
+                        value = out.dtype.type(0)
                     out[part + column // out.shape[2], group * rows + row, column % out.shape[2]] = value
 
     return product
@@ -213,12 +217,13 @@ def _size(shape: tuple[int, int, int]) -> int:
 def _launch(
     reading: int, out: Any, a: Any, b: Any, bias: Any, g: Walk, groups: int,
     depth_shape: tuple[int, int, int], column_shape: tuple[int, int, int], columns: int, depth: int, parts: int = 1,
+    relu: int = 0,
 ) -> None:  # fmt: skip
     steps = -(-depth // (DEPTH * parts))
     tiles = -(-columns // COLUMNS) * -(-(out.shape[1] // groups) // ROWS) * groups * parts
     PRODUCTS[reading].blocks(
         tiles, (COLUMN_THREADS, ROW_THREADS), out, a, b, empty((0,), out.dtype) if bias is None else bias, g,
-        depth_shape, column_shape, groups, columns, depth, steps * DEPTH,
+        depth_shape, column_shape, groups, columns, depth, steps * DEPTH, relu,
     )  # fmt: skip
 
 
@@ -230,10 +235,10 @@ def _rank3(a: Any) -> Any:
     return view(a, *a.shape[:2], _size(three(a.shape[2:], 1)))
 
 
-def convolve(y: Any, x: Any, w: Any, b: Any, g: Walk, groups: int) -> None:
-    """y = x * w + b."""
+def convolve(y: Any, x: Any, w: Any, b: Any, g: Walk, groups: int, relu: int = 0) -> None:
+    """y = x * w + b, or max(0, x * w + b)."""
     columns, depth = x.shape[0] * _size(g.out), w.shape[1] * _size(g.kernel)
-    _launch(FORWARD, _rank3(y), _rank3(w), _rank5(x), b, g, groups, g.kernel, g.out, columns, depth)
+    _launch(FORWARD, _rank3(y), _rank3(w), _rank5(x), b, g, groups, g.kernel, g.out, columns, depth, relu=relu)
 
 
 def input_gradient(dy: Any, w: Any, g: Walk, groups: int, shape: tuple[int, ...]) -> Any:
@@ -261,7 +266,7 @@ def bias_gradient(dy: Any) -> Any:
 
 
 def _forward(p: Any, out: Arrays, x: Any, w: Any, b: Any) -> None:
-    convolve(out[0], x, w, b, walk(p.window), p.groups)
+    convolve(out[0], x, w, b, walk(p.window), p.groups, p.relu)
 
 
 def gradients(g: Walk, groups: int, needs: tuple[bool, ...], dy: Any, x: Any, w: Any) -> Arrays:
@@ -276,4 +281,10 @@ def _backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, w: Any) -> Array
     return gradients(walk(p.window), p.groups, needs, dy, x, w)
 
 
-TABLE = {"conv": (_forward, _backward)}
+def _relu_backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, w: Any, y: Any) -> Arrays:
+    above = empty(dy.shape, dy.dtype)
+    relu_backward.over(math.prod(dy.shape), flat(above), flat(dy), flat(y))
+    return _backward(p, needs, above, x, w)
+
+
+TABLE = {"conv": (_forward, _backward), "conv_relu": (_forward, _relu_backward)}

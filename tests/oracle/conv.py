@@ -35,6 +35,21 @@ def conv_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
     return (y,)
 
 
+def conv_relu_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    (y,) = conv_forward(arrays, attrs)
+    for i in np.ndindex(*y.shape):
+        y[i] = y[i] if y[i] > 0 else 0.0
+    return (y,)
+
+
+def conv_relu_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    (y,) = conv_forward(arrays, attrs)
+    passed = zeros(*dy.shape)
+    for i in np.ndindex(*dy.shape):
+        passed[i] = dy[i] if y[i] > 0 else 0.0
+    return conv_backward(arrays, attrs, passed)
+
+
 def conv_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     x, w, b = arrays
     dx, dw, db = zeros(*x.shape), zeros(*w.shape), zeros(w.shape[0])
