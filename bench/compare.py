@@ -204,6 +204,8 @@ def vgg_like() -> cc.Sequential:
 
 NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "LeNet": (models.lenet, (128, 1, 28, 28)),
+    "NIN CIFAR": (models.network_in_network, (128, 3, 32, 32)),
+    "NIN digits": (lambda: models.network_in_network(channels=1), (128, 1, 28, 28)),
     "AlexNet": (models.alexnet, (32, 3, 227, 227)),
     "VGG-like": (vgg_like, (128, 3, 32, 32)),
 }
