@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,13 +167,13 @@ def _scratch(size: int) -> np.ndarray:
 def is_channels_last(a: np.ndarray) -> bool:
     """Whether a (N, C, *S) array is dense in memory as (N, *S, C). One channel alone lies so, too, and is taken so:
     most kernels are faster channels last."""
-    return a.ndim > 2 and bool(np.moveaxis(a, 1, -1).flags.c_contiguous)
+    return a.ndim > 2 and a.transpose(0, *range(2, a.ndim), 1).flags.c_contiguous
 
 
 def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray:
     """An array of logical shape (N, C, *S), in the asked memory layout."""
     if channels_last and len(shape) > 2:
-        a = np.moveaxis(memory.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+        a = memory.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, -1, *range(1, len(shape) - 1))
     else:
         a = memory.empty(shape, dtype)
     if POISON:
@@ -182,9 +183,7 @@ def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray
 
 def _is_dense(a: np.ndarray, channels_last: bool) -> bool:
     """Whether a is dense in that layout and aligned."""
-    if channels_last and a.ndim > 2:
-        return a.flags.aligned and bool(np.moveaxis(a, 1, -1).flags.c_contiguous)
-    return a.flags.aligned and a.flags.c_contiguous
+    return a.flags.aligned and (is_channels_last(a) if channels_last and a.ndim > 2 else a.flags.c_contiguous)
 
 
 def _may_write(op: Any, target: np.ndarray, arrays: Any, channels_last: bool) -> bool:
@@ -216,19 +215,23 @@ class Uniforms(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _describe(
-    row: np.ndarray, a: np.ndarray | Uniforms | None, channels_last: bool, shape: tuple[int, ...] = ()
-) -> None:
-    """Fill one cc_tensor (csrc/kernels.h): pointer, five lengths, five strides, key. None leaves a NULL pointer, and
-    the lengths of `shape`: what is not wanted of many still takes its place among them."""
-    shape = shape if a is None else a.shape
-    key = a.key if isinstance(a, Uniforms) else (0, 0)
+@functools.lru_cache(4096)
+def _extent(shape: tuple[int, ...], channels_last: bool) -> bytes:
+    """Five lengths and five strides of a dense array, as cc_tensor holds them."""
     shape = (*shape[:2], *(1,) * (_MAX_AXES - len(shape)), *shape[2:])
     strides, step = [0] * _MAX_AXES, 1
     for axis in reversed(_LAYOUT[channels_last]):
         strides[axis] = step
         step *= shape[axis]
-    row[:] = (a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0, *shape, *strides, *key)
+    return struct.pack(f"{2 * _MAX_AXES}q", *shape, *strides)
+
+
+def _tensor(a: np.ndarray | Uniforms | None, channels_last: bool, shape: tuple[int, ...] = ()) -> bytes:
+    """A cc_tensor (csrc/kernels.h): pointer, lengths, strides, key. None gives a NULL pointer, and the lengths of
+    `shape`: what is not wanted of many still takes its place among them."""
+    data = a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0
+    key = a.key if isinstance(a, Uniforms) else (0, 0)
+    return struct.pack("Q", data) + _extent(shape if a is None else a.shape, channels_last) + struct.pack("2Q", *key)
 
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
@@ -332,10 +335,7 @@ def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
     module = loaded()
     ffi, function = module.ffi, getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
     flat = [pair for a in arguments for pair in (a if isinstance(a, list) else (a,))]
-    table = np.empty((len(flat), 1 + 2 * _MAX_AXES + 2), np.uint64)
-    for row, description in zip(table, flat, strict=True):
-        _describe(row, *description)
-    tensors, pointers, at = ffi.from_buffer("cc_tensor[]", table), [], 0
+    tensors, pointers, at = ffi.from_buffer("cc_tensor[]", b"".join(_tensor(*each) for each in flat)), [], 0
     for a in arguments:
         # A list keeps its NULLs inside the tensors; a single array that is not there is a NULL tensor.
         pointers.append(tensors + at if isinstance(a, list) or a[0] is not None else ffi.NULL)

@@ -119,7 +119,7 @@ class Op:
         """The name that kernels are found by."""
         return self.kernels_of or self.name
 
-    @property
+    @functools.cached_property
     def variadic(self) -> bool:
         return MANY in self.arrays.values()
 
