@@ -27,6 +27,7 @@ SOURCES = [
     "conv_winograd_weights.c",
     "contrast.c",
     "dense.c",
+    "layout.c",
     "norm.c",
     "pointwise.c",
     "pool.c",

@@ -143,6 +143,9 @@ KERNEL(sgd_step_forward, cc_out value_, cc_out velocity_, cc_in value, cc_in gra
 KERNEL(adam_step_forward, cc_out value_, cc_out mean_, cc_out square_, cc_in value, cc_in grad, cc_in mean,
        cc_in square, const cc_adam_step *p)
 
+/* layout.c: the same map in the other layout */
+KERNEL(relayout, cc_out to, cc_in from, const void *p)
+
 /* random.c: the uniforms that the key (seed, counter) stands for, cnncore/ops/random.py */
 void cc_uniform_f32(float *u, int64_t count, uint64_t seed, uint64_t counter);
 void cc_uniform_f64(double *u, int64_t count, uint64_t seed, uint64_t counter);

@@ -409,7 +409,7 @@ def test_an_error_inside_a_network_names_the_layer():
     net = ly.Sequential(ly.Flatten(), ly.Sequential(ly.Linear(4, 2), ly.Linear(3, 2)))
     with pytest.raises(cc.ShapeError) as caught:
         net.forward(np.ones((1, 4), np.float32))
-    assert [note.split(",")[0] for note in caught.value.__notes__] == ["in layer 1", "in layer 1"]
+    assert [note.split(",")[0] for note in caught.value.__notes__] == ["in layer 1.1"]
 
 
 def test_lenet_is_made_as_documented():

@@ -201,7 +201,10 @@ def dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
     if _is_dense(a, channels_last):
         return a
     copy = empty(a.shape, a.dtype, channels_last)
-    copy[...] = a
+    if a.size and a.dtype in _SUFFIX and a.ndim <= _MAX_AXES and _is_dense(a, not channels_last) and supported():
+        _call("relayout", a.dtype, [(copy, channels_last), (a, not channels_last)], None)
+    else:
+        copy[...] = a
     return copy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from .. import ops
 from ..errors import CnncoreError
 from ..ops.op import Context as OpCall
 from .base import Context, Layer
+from .fuse import Step, fused
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,22 @@ class Sequential(Layer):
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         parts = []
-        for name, layer in enumerate(self.layers):
+        for name, layer, apply in fused(self.steps()):
             try:
-                x, context = layer.apply(x)
+                x, context = apply(x)
             except CnncoreError as error:
                 error.add_note(f"in layer {name}, {layer!r}")
                 raise
             parts.append(context)
         return x, SequentialContext(tuple(parts))
+
+    def steps(self, prefix: str = "") -> Iterator[Step]:
+        """All layers in their order, those of a Sequential in their midst one by one."""
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Sequential) and type(layer).apply is Sequential.apply:
+                yield from layer.steps(f"{prefix}{i}.")
+            else:
+                yield Step(f"{prefix}{i}", layer, layer.apply)
 
     def children(self) -> dict[str, Layer]:
         return {str(i): layer for i, layer in enumerate(self.layers)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,13 @@ class Conv(Layer):
         self.bias: Parameter | None = zeros(k, dtype) if bias else None
 
     def apply(self, x: Any) -> tuple[Any, Context]:
+        return self.apply_as(ops.conv, x)
+
+    def apply_as(self, op: Callable[..., Any], x: Any) -> tuple[Any, Context]:
+        """`apply` with an op that takes what `ops.conv` does."""
         check_rank(self, self.rank, x)
         b = self.bias
-        y, call = ops.conv(x, self.weight.value, None if b is None else b.value, **self.attrs)
+        y, call = op(x, self.weight.value, None if b is None else b.value, **self.attrs)
         return y, OpContext(call, self.used(w=self.weight, b=b))
 
     def describe(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..backends import native, select
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from .base import Context, Drawing, Layer, OpContext, Parameter, ViewContext, by_rank, check_rank
@@ -113,4 +114,6 @@ class Flatten(Layer):
         shape = tuple(getattr(x, "shape", ()))
         if len(shape) < 2:
             raise ShapeError(f"Flatten: x must be (N, ...) with at least 2 axes, got shape {shape}")
-        return x.reshape(shape[0], math.prod(shape[1:])), ViewContext(lambda dy: dy.reshape(shape))
+        # Features go map by map, whatever the memory format: a channels-last x is laid out anew first.
+        flat = x if select.on_device(x) else native.dense(x, channels_last=False)
+        return flat.reshape(shape[0], math.prod(shape[1:])), ViewContext(lambda dy: dy.reshape(shape))
