@@ -27,6 +27,7 @@ SOURCES = [
     "conv_winograd_weights.c",
     "contrast.c",
     "dense.c",
+    "floors.c",
     "layout.c",
     "norm.c",
     "pointwise.c",

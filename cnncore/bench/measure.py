@@ -69,7 +69,7 @@ def peaks(seconds: float = 0.3) -> Peaks:
 
 
 def _peaks_in_c(seconds: float) -> Peaks:
-    """With the loops of csrc/runtime.c, in the instruction set and on the threads that the kernels use."""
+    """With the loops of csrc/floors.c, in the instruction set and on the threads that the kernels use."""
     module = native.loaded()
     source, target = module.ffi.from_buffer(_block()), module.ffi.from_buffer(_block())
     flops = module.lib.cc_peak_fma_f32(ROUNDS)

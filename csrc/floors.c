@@ -1,0 +1,100 @@
+/* What no op can beat: loops that do nothing but what an op of so many FLOPs, bytes or exponentials cannot do without.
+ * They find this machine's peaks, and bench/compare.py has them take turns with the ops they are the limits of. */
+#include "twice.h"
+
+#ifdef REAL
+#include "channels_last.h"
+#include "philox.h"
+#include "vmath.h"
+
+/* Enough independent accumulators to hide the latency of a fused multiply-add on both pipes. */
+double FN(cc_peak_fma)(int64_t rounds) {
+    enum { CHAINS = 12 };
+    double sink = 0;
+#pragma omp parallel num_threads(cc_threads) reduction(+ : sink)
+    {
+        vec acc[CHAINS], a = (vec){0} + (REAL)0.999, b = (vec){0} + (REAL)1e-3;
+        for (int i = 0; i < CHAINS; i++) acc[i] = (vec){0} + (REAL)i;
+        for (int64_t r = 0; r < rounds; r++) {
+            UNROLL for (int i = 0; i < CHAINS; i++) acc[i] = acc[i] * a + b;
+        }
+        for (int i = 0; i < CHAINS; i++) sink += (double)acc[i][0];
+    }
+    return 2.0 * CHAINS * V * rounds * cc_threads + (sink == 0.123 ? 1 : 0);
+}
+
+/* Reads `read` bytes and writes `written`: a sum and a fill, side by side. */
+double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t read, int streamed) {
+    const int64_t pieces = 256, bytes = (int64_t)sizeof(vec), reads = read / bytes, writes = written / bytes;
+    double sink = 0;
+#pragma omp parallel for schedule(static) num_threads(cc_threads) reduction(+ : sink)
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        const REAL *f = from;
+        REAL *t = to;
+        vec sum[4] = {{0}}, one = (vec){0} + 1;
+        int64_t i = reads * piece / pieces;
+        const int64_t read_end = reads * (piece + 1) / pieces, write_end = writes * (piece + 1) / pieces;
+        for (; i + 4 <= read_end; i += 4)
+            UNROLL for (int j = 0; j < 4; j++) sum[j] += FN(load)(f + (i + j) * V);
+        for (int64_t o = writes * piece / pieces; o < write_end; o++) FN(stream)(t + o * V, one, streamed);
+        if (streamed) cc_end_stream();
+        sink += (double)(sum[0] + sum[1] + sum[2] + sum[3])[0];
+    }
+    return sink;
+}
+
+#ifndef FLOORS_H
+#define FLOORS_H
+#define MATH_BLOCK 1024 /* numbers, which stay in the first cache */
+/* The block is as good as read and changed, so that no compiler leaves it out or computes it once only. */
+#define USED(p) __asm__ volatile("" : : "r"(p) : "memory")
+#endif
+
+/* Computes so many exponentials, then logarithms, then uniforms, on every thread and without touching memory. */
+void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms) {
+    const philox_key key = spread_key((uint64_t[]){1, 2});
+#pragma omp parallel num_threads(cc_threads)
+    {
+        REAL x[MATH_BLOCK], y[MATH_BLOCK];
+        for (int i = 0; i < MATH_BLOCK; i++) x[i] = (REAL)(i + 1) / 128;
+#pragma omp for schedule(static) nowait
+        for (int64_t at = 0; at < exponentials; at += MATH_BLOCK) {
+            USED(x);
+            for (int i = 0; i < MATH_BLOCK; i += V) FN(store)(y + i, FN(exp)(FN(load)(x + i)));
+            USED(y);
+        }
+#pragma omp for schedule(static) nowait
+        for (int64_t at = 0; at < logarithms; at += MATH_BLOCK) {
+            USED(x);
+            for (int i = 0; i < MATH_BLOCK; i += V) FN(store)(y + i, FN(log_normal)(FN(load)(x + i)));
+            USED(y);
+        }
+#pragma omp for schedule(static)
+        for (int64_t at = 0; at < uniforms; at += MATH_BLOCK) {
+            FN(uniforms)(y, at, MATH_BLOCK, &key);
+            USED(y);
+        }
+    }
+}
+
+#else /* once */
+
+void cc_peak_copy(void *to, const void *from, int64_t bytes) {
+    const int64_t piece = 1 << 16;
+    PARALLEL_FOR
+    for (int64_t at = 0; at < bytes; at += piece) {
+        int64_t count = MIN(piece, bytes - at);
+        char *t = (char *)to + at;
+        const char *f = (const char *)from + at;
+#if defined(__AVX2__)
+        for (int64_t i = 0; i < count; i += 32)
+            _mm256_stream_si256((__m256i *)(t + i), _mm256_loadu_si256((const __m256i *)(f + i)));
+#elif defined(__x86_64__)
+        for (int64_t i = 0; i < count; i += 16)
+            _mm_stream_si128((__m128i *)(t + i), _mm_loadu_si128((const __m128i *)(f + i)));
+#else
+        memcpy(t, f, count);
+#endif
+    }
+}
+#endif
