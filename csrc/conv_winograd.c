@@ -3,31 +3,35 @@
  * A task transforms tiles that fit L2, multiplies them by all filters, and transforms the products back. */
 #include "winograd.h"
 
-/* The filters of the block of maps from k on to alpha^2 matrices [channel][lane], `stride` apart. */
-INLINE void spread_filters(int alpha, const table t, int n, const layer *l, int64_t k, float *to, int64_t stride) {
-    for (int64_t c = 0; c < l->channels; c++)
-        for (int64_t v = 0; v < BLOCK; v += V) {
-            const float *w = l->w + (k + v) * l->map_stride + c * l->channel_stride;
-            vec from[MOST * MOST], points[MOST * MOST];
-            for (int tap = 0; tap < n * n; tap++) {
-                const int source = l->turned ? n * n - 1 - tap : tap;
-                float lane[V] = {0};
-                for (int64_t j = 0; j < MIN(V, l->maps - k - v); j++) lane[j] = w[j * l->map_stride + source];
-                from[tap] = load_f32(lane);
-            }
-            spread_square(alpha, t, n, from, points);
-            for (int i = 0; i < alpha * alpha; i++) store_f32(to + i * stride + c * BLOCK + v, points[i]);
-        }
+/* The taps of STRIP channels from c on, of V maps from k on, to a strip; maps that do not exist are 0. */
+static void fill_strip(const layer *l, int64_t k, int64_t c, float *strip) {
+    const int64_t taps = l->kernel * l->kernel, channels = MIN(STRIP, l->channels - c), maps = MIN(V, l->maps - k);
+    const float *w = l->w + k * l->map_stride + c * l->channel_stride;
+    if (maps < V) memset(strip, 0, STRIP_FLOATS * sizeof(float));
+    if (l->channel_stride == taps) turn(strip, V, w, l->map_stride, maps, channels * taps);
+    else
+        for (int64_t i = 0; i < channels; i++)
+            turn(strip + i * taps * V, V, w + i * l->channel_stride, l->map_stride, maps, taps);
 }
 
-/* to[tile][map] = sum over channels of from[tile][channel] filters[block][channel][lane]; tiles a multiple of MR. */
-static void multiply_channels(float *to, int64_t to_stride, const float *from, int64_t from_stride,
-                              const float *filters, int64_t tiles, int64_t channels, int64_t blocks) {
-    for (int64_t b = 0; b < blocks; b++, to += BLOCK, filters += channels * BLOCK)
-        for (int64_t c = 0; c < channels; c += TERMS)
-            for (int64_t i = 0; i < tiles; i += MR)
-                multiply_tile(to + i * to_stride, to_stride, from + i * from_stride + c, from_stride, 1,
-                              filters + c * BLOCK, MIN(TERMS, channels - c), c > 0);
+/* The filters of the block of maps from k on to alpha^2 matrices [channel][lane], `stride` apart. */
+INLINE void spread_filters(int alpha, const table t, int n, const layer *l, int64_t k, float *to, int64_t stride) {
+    for (int64_t v = 0; v < BLOCK; v += V)
+        for (int64_t c = 0; c < l->channels; c++) {
+            vec half[MOST * MOST];
+            float strip[STRIP_FLOATS];
+            if (c % STRIP == 0) fill_strip(l, k + v, c, strip);
+            const float *taps = strip + c % STRIP * n * n * V;
+            UNROLL for (int j = 0; j < n; j++) {
+                vec column[MOST];
+                UNROLL for (int i = 0; i < n; i++) {
+                    const int tap = i * n + j;
+                    column[i] = load_f32(taps + (l->turned ? n * n - 1 - tap : tap) * V);
+                }
+                spread(alpha, t, n, column, 1, half + j, n);
+            }
+            spread_rows(alpha, t, n, half, to + c * BLOCK + v, stride);
+        }
 }
 
 /* The sum that defines one output: for tiles that NaN, Inf or overflow has reached. Padding takes part forward, as 0;
@@ -46,61 +50,68 @@ static float exact(const layer *l, int64_t n, int64_t row, int64_t column, int64
     return sum;
 }
 
-/* One tile of y from its alpha^2 products, `stride` apart. */
+/* Where an output of the tile at row, column is not finite, maps from k on: again, directly. */
+static void repair(const layer *l, int64_t n, const int64_t at[2], int64_t rows, int64_t columns, int64_t k,
+                   int64_t lanes, vec out[M * M]) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            for (int64_t v = 0; v < lanes; v++)
+                if (0 * out[i * M + j][v] != 0) out[i * M + j][v] = exact(l, n, at[0] + i, at[1] + j, k + v);
+}
+
+/* One tile of y from its alpha^2 products, `stride` apart, the blocks of maps `block` apart. */
 INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile, const float *from, int64_t stride,
-                         const float *bias, float *y) {
+                         int64_t block, const float *bias, float *y) {
     int64_t n, at[2];
     locate_tile(l, tile, &n, at);
     const int64_t rows = MIN(M, l->out_size[0] - at[0]), columns = MIN(M, l->out_size[1] - at[1]);
-    float *to = y + n * l->out_n + at[0] * l->out_s[0] + at[1] * l->out_s[1];
     for (int64_t k = 0; k < l->maps; k += V) {
         const int64_t lanes = MIN(V, l->maps - k);
         const vec offset = bias ? load_n_f32(bias + k, lanes) : (vec){0};
-        vec points[MOST * MOST], out[M * M], zero = {0};
-        for (int i = 0; i < alpha * alpha; i++) points[i] = load_f32(from + i * stride + k);
-        collect_square(alpha, t, M, points, out);
-        for (int i = 0; i < M * M; i++) zero += 0 * out[i]; /* NaN where one is not finite */
-        for (int64_t j = 0; j < lanes; j++) {
-            if (zero[j] == 0) continue;
-            for (int64_t i = 0; i < rows * columns; i++)
-                out[i / columns * M + i % columns][j] = exact(l, n, at[0] + i / columns, at[1] + i % columns, k + j);
+        vec out[M * M];
+        collect_square(alpha, t, M, from + k / BLOCK * block + k % BLOCK, stride, out);
+        if (spoilt(out, M * M)) repair(l, n, at, rows, columns, k, lanes, out);
+        UNROLL for (int i = 0; i < M * M; i++) out[i] += offset;
+        float *to = y + n * l->out_n + at[0] * l->out_s[0] + at[1] * l->out_s[1] + k * l->out_channel;
+        if (l->out_channel == 1) {
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t j = 0; j < columns; j++)
+                    store_n_f32(to + i * l->out_s[0] + j * l->out_s[1], out[i * M + j], lanes);
+        } else {
+            float turned[V * M * M]; /* [map][pixel] */
+            for (int i = 0; i < M * M; i += V) transpose_f32(turned + i, M * M, (const float *)(out + i), V);
+            for (int64_t v = 0; v < lanes; v++)
+                for (int64_t i = 0; i < rows; i++)
+                    memcpy(to + v * l->out_channel + i * l->out_s[0], turned + (v * M + i) * M, columns * sizeof(float));
         }
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < columns; j++) {
-                float *pixel = to + i * l->out_s[0] + j * l->out_s[1] + k * l->out_channel;
-                const vec value = out[i * M + j] + offset;
-                if (l->out_channel == 1) store_n_f32(pixel, value, lanes);
-                else
-                    for (int64_t v = 0; v < lanes; v++) pixel[v * l->out_channel] = value[v];
-            }
     }
 }
 
-/* How tiles are cut: `tiles` per task, so that a task's tiles and products stay in L2 but filters, read once per task,
- * are used often; tasks in pairs. */
-#define TILES_LEAST (8 * MR)
-#define L2_FLOATS (96 * 1024)
+/* How tiles are cut: TILES per task, often enough that reading the filters, once per task, does not count; tasks in
+ * pairs. Images tend to give powers of two of tiles, and 64 (or 128) fill 11 times MR. */
+#define TILES (11 * MR)
 static int64_t tiles_per_task(const layer *l) {
-    const int64_t all = count_tiles(l), points = l->alpha * l->alpha;
-    const int64_t fit = MAX(TILES_LEAST, L2_FLOATS / (points * (l->channels + l->maps)));
-    const int64_t tasks = cc_round_up(cc_ceil_div(all, fit), 2);
-    return cc_round_up(cc_ceil_div(all, tasks), MR);
+    const int64_t all = count_tiles(l);
+    return cc_ceil_div(all, cc_round_up(cc_ceil_div(all, TILES), 2));
 }
 
-/* Memory of a forward product: filters, and per thread the tiles and their products. */
+/* Memory of a forward product: filters [point][block][channel][lane], and per thread the tiles
+ * [point][panel][tile][channel] and their products [point][block][tile][lane]. */
 typedef struct {
-    int64_t tiles, channels, maps, filter_matrix, from_matrix, to_matrix;
+    int64_t tiles, rows, blocks, filter_matrix, from_matrix, to_matrix;
     float *filters, *zeros, *own;
 } space;
 
 static space take_space(const layer *l, cc_arena *arena) {
-    const int64_t points = l->alpha * l->alpha;
-    space s = {tiles_per_task(l), cc_round_up(l->channels, V) + PAD, cc_round_up(l->maps, BLOCK)};
-    s.filter_matrix = l->channels * s.maps + PAD;
-    s.from_matrix = s.tiles * s.channels + PAD;
-    s.to_matrix = s.tiles * (s.maps + PAD) + PAD;
+    const int64_t points = l->alpha * l->alpha, channels = cc_round_up(l->channels, TERMS);
+    space s = {tiles_per_task(l)};
+    s.rows = cc_round_up(s.tiles, MR);
+    s.blocks = cc_ceil_div(l->maps, BLOCK);
+    s.filter_matrix = s.blocks * l->channels * BLOCK + PAD;
+    s.from_matrix = s.rows * channels + PAD;
+    s.to_matrix = s.rows * s.blocks * BLOCK + PAD;
     s.filters = cc_take(arena, points * s.filter_matrix * sizeof(float));
-    s.zeros = cc_take(arena, s.channels * sizeof(float));
+    s.zeros = cc_take(arena, channels * sizeof(float));
     s.own = cc_take(arena, cc_threads * points * (s.from_matrix + s.to_matrix) * sizeof(float));
     return s;
 }
@@ -109,34 +120,37 @@ static void filters_in(const layer *l, int64_t k, float *to, int64_t stride) {
     if (l->kernel == 3) spread_filters(6, g3, 3, l, k, to, stride);
     else spread_filters(8, g5, 5, l, k, to, stride);
 }
-static void tile_out(const layer *l, int64_t tile, const float *from, int64_t stride, const float *bias, float *y) {
-    if (l->kernel == 3) collect_tile(6, a3, l, tile, from, stride, bias, y);
-    else collect_tile(8, a5, l, tile, from, stride, bias, y);
+static void tile_out(const layer *l, int64_t tile, const float *from, int64_t stride, int64_t block, const float *bias,
+                     float *y) {
+    if (l->kernel == 3) collect_tile(6, a3, l, tile, from, stride, block, bias, y);
+    else collect_tile(8, a5, l, tile, from, stride, block, bias, y);
 }
 
 static void convolve(const layer *l, const space *s, const float *bias, float *y) {
     const int64_t all = count_tiles(l), points = l->alpha * l->alpha;
-    memset(s->zeros, 0, s->channels * sizeof(float));
+    memset(s->zeros, 0, l->channels * sizeof(float));
     PARALLEL_FOR
-    for (int64_t k = 0; k < s->maps; k += BLOCK) filters_in(l, k, s->filters + k * l->channels, s->filter_matrix);
+    for (int64_t b = 0; b < s->blocks; b++)
+        filters_in(l, b * BLOCK, s->filters + b * l->channels * BLOCK, s->filter_matrix);
     PARALLEL_FOR
     for (int64_t first = 0; first < all; first += s->tiles) {
-        const int64_t count = MIN(s->tiles, all - first), rounded = cc_round_up(count, MR);
+        const int64_t count = MIN(s->tiles, all - first), rows = cc_round_up(count, MR);
         float *from = s->own + cc_thread() * points * (s->from_matrix + s->to_matrix);
         float *to = from + points * s->from_matrix;
-        for (int64_t i = 0; i < rounded; i++) {
+        for (int64_t i = 0; i < rows; i++) {
             const float *pixel[MOST * MOST];
             int64_t n, at[2];
             locate_tile(l, first + MIN(i, count - 1), &n, at);
             at[0] -= l->begin[0];
             at[1] -= l->begin[1];
             locate_pixels(pixel, l->alpha, &l->in, n, l->size, at, s->zeros);
-            tile_in(l, pixel, from + i * s->channels, s->from_matrix, s->channels);
+            tile_in(l, pixel, from + i * TERMS, s->from_matrix, TERMS, rows * TERMS);
         }
         for (int64_t i = 0; i < points; i++)
-            multiply_channels(to + i * s->to_matrix, s->maps + PAD, from + i * s->from_matrix, s->channels,
-                              s->filters + i * s->filter_matrix, rounded, l->channels, s->maps / BLOCK);
-        for (int64_t i = 0; i < count; i++) tile_out(l, first + i, to + i * (s->maps + PAD), s->to_matrix, bias, y);
+            multiply(to + i * s->to_matrix, rows, from + i * s->from_matrix, TERMS, 1, rows * TERMS,
+                     s->filters + i * s->filter_matrix, l->channels * BLOCK, l->channels, s->blocks, 0);
+        for (int64_t i = 0; i < count; i++)
+            tile_out(l, first + i, to + i * BLOCK, s->to_matrix, rows * BLOCK, bias, y);
     }
 }
 

@@ -27,9 +27,20 @@
 
 #define M 4 /* outputs of a tile, per axis */
 #define MOST 8
+#define LINE 16 /* floats of a cache line */
 #define PAD 16 /* floats behind a matrix, so that alpha^2 of them do not fall into one set of the cache */
 
 typedef float table[MOST][MOST];
+
+/* Whether NaN or Inf is among `count` vectors. */
+INLINE int spoilt(const vec *values, int count) {
+    vec zero = {0};
+    for (int i = 0; i < count; i++) zero += 0 * values[i];
+    const ivec bad = zero != 0;
+    int any = 0;
+    for (int v = 0; v < V; v++) any |= bad[v];
+    return any;
+}
 
 /* Points 0, +-p, +-q, infinity (P = p^2, Q = q^2): rows are 0, even p, odd p, even q, odd q, infinity. N = M'(p), where
  * M(x) = x (x^2 - P) (x^2 - Q). */
@@ -121,15 +132,23 @@ INLINE void collect(int alpha, const table t, int n, const vec *from, int from_s
     }
 }
 
-/* T from T', and T' from T, of squares of vectors. */
-INLINE void spread_square(int alpha, const table t, int n, const vec *from, vec *to) {
-    vec half[MOST * MOST];
-    UNROLL for (int j = 0; j < n; j++) spread(alpha, t, n, from + j, n, half + j, n);
-    UNROLL for (int i = 0; i < alpha; i++) spread(alpha, t, n, half + i * n, 1, to + i * alpha, 1);
+/* The second half of a square's transform, and its first: rows of `half` to alpha^2 points, stored `stride` apart, and
+ * points to rows. */
+INLINE void spread_rows(int alpha, const table t, int n, const vec *half, float *to, int64_t stride) {
+    UNROLL for (int i = 0; i < alpha; i++) {
+        vec points[MOST];
+        spread(alpha, t, n, half + i * n, 1, points, 1);
+        UNROLL for (int j = 0; j < alpha; j++, to += stride) store_f32(to, points[j]);
+    }
 }
-INLINE void collect_square(int alpha, const table t, int n, const vec *from, vec *to) {
+/* to = T' from T: alpha^2 points, `stride` apart, to a square of n x n. */
+INLINE void collect_square(int alpha, const table t, int n, const float *from, int64_t stride, vec *to) {
     vec half[MOST * MOST];
-    UNROLL for (int j = 0; j < alpha; j++) collect(alpha, t, n, from + j, alpha, half + j, alpha);
+    UNROLL for (int j = 0; j < alpha; j++) {
+        vec points[MOST];
+        UNROLL for (int i = 0; i < alpha; i++) points[i] = load_f32(from + (i * alpha + j) * stride);
+        collect(alpha, t, n, points, 1, half + j, alpha);
+    }
     UNROLL for (int i = 0; i < n; i++) collect(alpha, t, n, half + i * alpha, 1, to + i * n, 1);
 }
 
@@ -168,19 +187,22 @@ static void locate_pixels(const float **pixel, int n, const map_view *map, int64
 INLINE void spread_tile(int alpha, const table t, int n, const float *const *pixel, int64_t channels, float *to,
                         int64_t stride, int64_t width, int64_t block) {
     for (int64_t c = 0; c < channels; c += V) {
-        vec from[MOST * MOST], points[MOST * MOST];
-        float *at = to + c / width * block + c % width;
-        for (int i = 0; i < n * n; i++) from[i] = load_n_f32(pixel[i] + c, channels - c);
-        spread_square(alpha, t, n, from, points);
-        for (int i = 0; i < alpha * alpha; i++) store_f32(at + i * stride, points[i]);
+        vec half[MOST * MOST];
+        const int64_t lanes = channels - c;
+        UNROLL for (int j = 0; j < n; j++) {
+            vec column[MOST];
+            UNROLL for (int i = 0; i < n; i++) column[i] = load_n_f32(pixel[i * n + j] + c, lanes);
+            spread(alpha, t, n, column, 1, half + j, n);
+        }
+        spread_rows(alpha, t, n, half, to + c / width * block + c % width, stride);
     }
 }
 
 /* MR rows of one block of maps: to[m][lane] = sum over t of from[m * row_step + t * term_step] factor[t][lane], or that
  * added. */
 #define TERMS 32 /* sums are cut: two levels round less than one */
-INLINE void multiply_tile(float *to, int64_t to_stride, const float *from, int64_t row_step, int64_t term_step,
-                          const float *factor, int64_t terms, int add) {
+INLINE void multiply_tile(float *to, const float *from, int64_t row_step, int64_t term_step, const float *factor,
+                          int64_t terms, int add) {
     vec acc[MR][NV];
     UNROLL for (int m = 0; m < MR; m++) {
         UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (vec){0};
@@ -194,18 +216,57 @@ INLINE void multiply_tile(float *to, int64_t to_stride, const float *from, int64
     }
     UNROLL for (int m = 0; m < MR; m++) {
         UNROLL for (int v = 0; v < NV; v++) {
-            float *at = to + m * to_stride + v * V;
+            float *at = to + m * BLOCK + v * V;
             store_f32(at, add ? load_f32(at) + acc[m][v] : acc[m][v]);
         }
     }
 }
 
+/* to[block][row][lane] = sum over terms of from[row][term] factor[block][term][lane], or that added. Rows, a multiple of
+ * MR, stand row_step apart, terms term_step, their panels of TERMS panel_step. A panel of factors stays in L1 while the
+ * rows go by. */
+INLINE void multiply(float *to, int64_t rows, const float *from, int64_t row_step, int64_t term_step,
+                     int64_t panel_step, const float *factor, int64_t factor_block, int64_t terms, int64_t blocks,
+                     int add) {
+    const int64_t share = cc_ceil_div(TERMS * MR, rows); /* of the next panel of factors, fetched during one tile */
+    for (int64_t b = 0; b < blocks; b++)
+        for (int64_t t = 0; t < terms; t += TERMS)
+            for (int64_t r = 0; r < rows; r += MR) {
+                const float *panel = factor + b * factor_block + t * BLOCK;
+                for (int64_t i = 0; i < share * BLOCK; i += LINE)
+                    __builtin_prefetch(panel + TERMS * BLOCK + r / MR * share * BLOCK + i);
+                multiply_tile(to + (b * rows + r) * BLOCK, from + r * row_step + t / TERMS * panel_step, row_step,
+                              term_step, panel, MIN(TERMS, terms - t), add || t > 0);
+            }
+}
+
 /* The transforms of both kernels are chosen inside the parallel loops: what OpenMP takes out of a function no longer
  * sees that function's constants. */
-static void tile_in(const layer *l, const float *const *pixel, float *to, int64_t stride, int64_t channels) {
-    if (l->kernel == 3) spread_tile(6, b3, 6, pixel, l->channels, to, stride, channels, 0);
-    else spread_tile(8, b5, 8, pixel, l->channels, to, stride, channels, 0);
+static void tile_in(const layer *l, const float *const *pixel, float *to, int64_t stride, int64_t width,
+                    int64_t block) {
+    if (l->kernel == 3) spread_tile(6, b3, 6, pixel, l->channels, to, stride, width, block);
+    else spread_tile(8, b5, 8, pixel, l->channels, to, stride, width, block);
 }
+
+/* to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns: in squares of V, the last ones moved back
+ * into the rectangle. */
+static void turn(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows, int64_t columns) {
+    if (rows < V || columns < V) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) to[j * to_stride + i] = from[i * from_stride + j];
+        return;
+    }
+    for (int64_t i = 0; i < rows; i += V)
+        for (int64_t j = 0; j < columns; j += V) {
+            const int64_t row = MIN(i, rows - V), column = MIN(j, columns - V);
+            transpose_f32(to + column * to_stride + row, to_stride, from + row * from_stride + column, from_stride);
+        }
+}
+
+/* Filters are transformed V maps at a time; their taps come and go by way of a strip [channel][tap][lane] of STRIP
+ * channels. */
+#define STRIP 4
+#define STRIP_FLOATS (STRIP * 25 * V)
 
 /* What forward and backward share; in_size is the size of what is read, `out` what is written. */
 static layer make_layer(const cc_conv *c, cc_in in, cc_in out, cc_in w, cc_arena *arena) {
