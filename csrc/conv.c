@@ -8,11 +8,8 @@
 
 int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
 #if REAL_IS_FLOAT
-    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups)) {
-        const int64_t wanted = cc_winograd_forward(y, x, w, b, p, scratch);
-        if (scratch && p->relu) relu_forward_f32(y, y, NULL, NULL);
-        return wanted;
-    }
+    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups))
+        return cc_winograd_forward(y, x, w, b, p, scratch);
 #endif
     return FN(cc_direct_forward)(y, x, w, b, p, scratch);
 }

@@ -72,6 +72,8 @@ INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile,
         collect_square(alpha, t, M, from + k / BLOCK * block + k % BLOCK, stride, out);
         if (spoilt(out, M * M)) repair(l, n, at, rows, columns, k, lanes, out);
         UNROLL for (int i = 0; i < M * M; i++) out[i] += offset;
+        if (l->relu)
+            for (int i = 0; i < M * M; i++) out[i] = select_f32(out[i] <= 0, (vec){0}, out[i]); /* NaN stays */
         float *to = y + n * l->out_n + at[0] * l->out_s[0] + at[1] * l->out_s[1] + k * l->out_channel;
         if (l->out_channel == 1) {
             for (int64_t i = 0; i < rows; i++)
@@ -187,12 +189,8 @@ int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], i
 
 int64_t cc_winograd_forward(cc_out y, cc_in x, cc_in w, cc_in bias, const cc_conv *c, void *scratch) {
     cc_arena arena = {scratch, 0};
-    layer l = make_layer(c, x, y, w, &arena);
-    l.channels = w->shape[1];
-    l.maps = w->shape[0] / c->groups;
-    l.channel_stride = l.kernel * l.kernel;
-    l.map_stride = l.channels * l.channel_stride;
-    for (int a = 0; a < 2; a++) l.begin[a] = c->window.begin[1 + a];
+    layer l = forward_layer(c, x, y, w, &arena);
+    l.relu = c->relu != 0;
     const space s = take_space(&l, &arena);
     if (!scratch) return arena.used;
     const float *origin = l.in.origin;
@@ -207,7 +205,7 @@ int64_t cc_winograd_forward(cc_out y, cc_in x, cc_in w, cc_in bias, const cc_con
 
 int64_t cc_winograd_backward_data(cc_out dx, cc_in dy, cc_in w, const cc_conv *c, void *scratch) {
     cc_arena arena = {scratch, 0};
-    layer l = make_layer(c, dy, dx, w, &arena);
+    layer l = make_layer(c, dy, dx, &arena);
     l.turned = 1;
     l.channels = w->shape[0] / c->groups;
     l.maps = w->shape[1];

@@ -90,13 +90,8 @@ static int correlate(const layer *l, const weight_space *s, const map_view *dy, 
 int64_t cc_winograd_backward_weights(cc_out dw, cc_in dy, cc_in x, const cc_conv *c, void *scratch) {
     cc_arena arena = {scratch, 0};
     const int64_t none[3] = {0};
-    layer l = make_layer(c, x, dy, dw, &arena);
+    layer l = forward_layer(c, x, dy, dw, &arena);
     map_view above = view_f32(dy, none, dy->shape + 2, &arena);
-    l.channels = dw->shape[1];
-    l.maps = dw->shape[0] / c->groups;
-    l.channel_stride = l.kernel * l.kernel;
-    l.map_stride = l.channels * l.channel_stride;
-    for (int a = 0; a < 2; a++) l.begin[a] = c->window.begin[1 + a];
     const weight_space s = take_weight_space(&l, &arena);
     if (!scratch) return arena.used;
     int bad = 0;

@@ -152,10 +152,11 @@ INLINE void collect_square(int alpha, const table t, int n, const float *from, i
     UNROLL for (int i = 0; i < n; i++) collect(alpha, t, n, half + i * alpha, 1, to + i * n, 1);
 }
 
-/* A convolution of `images` maps `in` of size[0] x size[1], read from -begin on, to out_size maps. Weight (map k,
- * channel c, tap t) is w[k * map_stride + c * channel_stride + t], turned: its taps in the opposite order. */
+/* A convolution of `images` maps `in` of size[0] x size[1], read from -begin on, to out_size maps; with `relu`, max(y, 0)
+ * of it. Weight (map k, channel c, tap t) is w[k * map_stride + c * channel_stride + t], turned: its taps in the opposite
+ * order. */
 typedef struct {
-    int alpha, kernel, turned;
+    int alpha, kernel, turned, relu;
     int64_t images, channels, maps, size[2], begin[2], out_size[2], tiles[2];
     map_view in;
     int64_t out_n, out_s[2], out_channel;
@@ -268,8 +269,8 @@ static void turn(float *to, int64_t to_stride, const float *from, int64_t from_s
 #define STRIP 4
 #define STRIP_FLOATS (STRIP * 25 * V)
 
-/* What forward and backward share; in_size is the size of what is read, `out` what is written. */
-static layer make_layer(const cc_conv *c, cc_in in, cc_in out, cc_in w, cc_arena *arena) {
+/* What all three share: `in` is read, tiles are of `out`. */
+static layer make_layer(const cc_conv *c, cc_in in, cc_in out, cc_arena *arena) {
     const int64_t kernel = c->window.kernel[1], none[3] = {0};
     layer l = {kernel + M - 1, kernel};
     l.images = in->shape[0];
@@ -282,6 +283,17 @@ static layer make_layer(const cc_conv *c, cc_in in, cc_in out, cc_in w, cc_arena
     l.out_n = out->stride[0];
     l.out_channel = out->stride[1];
     l.in = view_f32(in, none, in->shape + 2, arena);
+    return l;
+}
+
+/* From x to y (or dy), filters as they stand: forward, and backward to w. */
+static layer forward_layer(const cc_conv *c, cc_in x, cc_in y, cc_in w, cc_arena *arena) {
+    layer l = make_layer(c, x, y, arena);
+    l.channels = w->shape[1];
+    l.maps = w->shape[0] / c->groups;
+    l.channel_stride = l.kernel * l.kernel;
+    l.map_stride = l.channels * l.channel_stride;
+    for (int a = 0; a < 2; a++) l.begin[a] = c->window.begin[1 + a];
     return l;
 }
 #endif

@@ -113,6 +113,20 @@ def test_what_is_not_finite_stays_in_its_windows(isa, kernel, bad):
         spoilt[at] = kept
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_relu_in_the_epilogue_is_relu_behind_it(isa, kernel, channels_last):
+    """Bit for bit, also where a tile is summed again: NaN stays, -Inf becomes 0."""
+    x, w, b = problem(2, 9, 21, (13, 6), kernel, 1, channels_last=channels_last)
+    for bad in (0, np.nan, np.inf, -np.inf):
+        x[0, 3, 6, 2] = bad
+        with np.errstate(all="ignore"):
+            plain, _ = cc.ops.conv(x, w, b, padding=1, algorithm="winograd")
+            fused, _ = cc.ops.conv_relu(x, w, b, padding=1, algorithm="winograd")
+        np.testing.assert_array_equal(fused, np.where(plain <= 0, np.float32(0), plain))
+        assert np.isnan(bad) or not np.isnan(fused).any()
+
+
 def test_the_same_for_every_number_of_threads():
     for kernel in (3, 5):
         arrays = problem(3, 33, 40, (21, 18), kernel, 1)
