@@ -9,9 +9,9 @@ import numpy as np
 import cnncore as cc
 from cnncore.bench.problems import Problem
 
-BASE = {"batch": 8, "channels": 64, "image": 32}
+BASE = {"batch": 4, "channels": 64, "image": 32}
 AXES = {
-    "batch": (1, 4, 8, 16, 64, 256),
+    "batch": (1, 4, 16, 64, 256),
     "channels": (3, 16, 64, 128, 256, 512),
     "image": (8, 16, 32, 56, 112, 224),
 }
