@@ -40,7 +40,7 @@ wide: .venv/test
 build: .venv/demo
 	$(BIN)/pip install -q -e .
 
-# cnncore and PyTorch side by side; writes bench/results. (`cnncore bench` times cnncore alone, in seconds.)
+# cnncore and PyTorch side by side, about 15 minutes; writes bench/results. (`cnncore bench`: cnncore alone, in seconds.)
 bench: .venv/bench
 	$(BIN)/python bench/compare.py
 
@@ -66,7 +66,7 @@ clean:
 	touch $@
 
 .venv/bench: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install -q -e '.[train,bench]'
+	$(BIN)/pip install -q -e '.[train,plot,bench]'
 	touch $@
 
 .venv/test: .venv/bin/python $(SOURCES)

@@ -34,6 +34,7 @@ from cnncore import bench, plots
 from cnncore.backends import native
 from cnncore.progress import Progress
 
+NETWORK = 10  # a step takes so much longer than a kernel, and is to be repeated as often
 RESULTS = Path(__file__).parent / "results"
 Work = dict[str, Callable[[], Iterator[Row]]]
 
@@ -41,7 +42,7 @@ Work = dict[str, Callable[[], Iterator[Row]]]
 def work_of(section: str, seconds: float) -> Work:
     """What a section measures, by name."""
     if section == "nets":
-        return {name: lambda name=name: network_rows(name, seconds) for name in NETWORKS}
+        return {name: lambda name=name: network_rows(name, NETWORK * seconds) for name in NETWORKS}
     if section == "curves":
         each = [(op, point) for op in OPS for point in points()]
         return {f"{op} {point}": lambda op=op, point=point: point_rows(op, point, seconds) for op, point in each}
