@@ -37,7 +37,8 @@ def batches(
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = indices[starts[number] : starts[number] + batch_size]
-        batch = np.take(x, chosen, axis=0, out=memory.empty((len(chosen), *x.shape[1:]), x.dtype))
+        batch = memory.empty((len(chosen), *x.shape[1:]), x.dtype)
+        np.take(x, chosen, axis=0, out=batch, mode="clip")  # NumPy takes with "raise" through a buffer
         if augment is not None:
             key = np.random.SeedSequence([seed, epoch, number])
             batch = augment(batch, np.random.Generator(np.random.Philox(key)))

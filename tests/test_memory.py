@@ -11,44 +11,58 @@ from hypothesis import strategies as st
 from strategies import examples
 
 from cnncore.backends import memory
-from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, Pool, size_class
-
-
-@given(st.integers(0, 2**40))
-def test_a_size_class_wastes_an_eighth_at_most(size):
-    found = size_class(size)
-    assert found >= size and found % ALIGN == 0 and size_class(found) == found
-    assert found - size <= max(size / 8, ALIGN)
+from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, Pool
 
 
 @examples(50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9), st.integers(0, 20)), max_size=60))
-def test_live_arrays_never_meet_and_no_more_is_held_than_was_used(steps):
+def test_live_arrays_never_meet_and_memory_that_is_not_used_goes(steps):
     pool, alive, most = Pool(), [], 0
     for number, (make, size, which) in enumerate(steps):
         if make or not alive:
             a = pool.empty((size, 1000), np.dtype(np.float32))
             assert a.flags.c_contiguous and a.flags.writeable and a.ctypes.data % ALIGN == 0
             a.fill(number)
-            alive.append((a[::2].T, number))  # a view keeps the whole piece
+            alive.append((a[::2].T, number))  # a view keeps the whole block
             del a
         else:
             alive.pop(which % len(alive))
         assert all((view == value).all() for view, value in alive)
         most = max(most, pool.used)
         assert pool.used >= sum(2 * view.nbytes for view, _ in alive) - 4000 * len(alive)
-        assert pool.most == most and pool.used + pool.kept <= SLACK * most
+        assert pool.most == most
+        assert pool.held <= SLACK * most or not unused_segments(pool)
+        assert sum(pool._sizes.values()) == pool.held - pool.used == sum(size for size, _ in pool._free)
+        assert not set(pool._sizes) & set(pool._ends)  # neighbours are joined
     del alive[:]
-    view = None  # noqa: F841
-    assert pool.used == 0
+    assert pool.used == 0 and pool.held <= SLACK * most
+    assert len(unused_segments(pool)) == len(pool._segments) == len(pool._free)
 
 
-def test_memory_is_taken_over_and_small_arrays_are_left_alone():
+def unused_segments(pool):
+    return [at for at, segment in pool._segments.items() if pool._sizes.get(at) == segment.size]
+
+
+def test_memory_is_cut_and_joined():
     pool = Pool()
-    a = pool.empty((100, 100), np.dtype(np.float64))
-    address = a.ctypes.data
-    del a
-    assert pool.empty((99, 101), np.dtype(np.float64)).ctypes.data == address and pool.fresh == 1
+    whole = pool.empty((100, 100), np.dtype(np.float64))
+    address = whole.ctypes.data
+    del whole
+    first, second = (pool.empty((5000,), np.dtype(np.float64)) for _ in range(2))
+    assert sorted(a.ctypes.data for a in (first, second)) == [address, address + 40000] and pool.fresh == 1
+    del first, second
+    assert pool.empty((10000,), np.dtype(np.float64)).ctypes.data == address and pool.fresh == 1
+
+
+def test_the_smallest_block_that_is_large_enough_is_taken():
+    pool, byte = Pool(), np.dtype(np.uint8)
+    large, small = pool.empty((9000,), byte), pool.empty((5000,), byte)
+    place = small.ctypes.data
+    del large, small
+    assert pool.empty((4992,), byte).ctypes.data == place
+
+
+def test_small_arrays_are_left_alone():
     fresh = POOL.fresh
     assert memory.empty((SMALL - 1,), np.uint8).flags.owndata and POOL.fresh == fresh
 
@@ -57,7 +71,7 @@ def test_what_cannot_be_had_raises_and_counts_nothing():
     pool = Pool()
     with pytest.raises(MemoryError):
         pool.empty((2**60,), np.dtype(np.uint8))
-    assert (pool.used, pool.kept, pool.most, pool.fresh) == (0, 0, 0, 0)
+    assert (pool.used, pool.held, pool.most, pool.fresh) == (0, 0, 0, 0)
 
 
 def test_threads_do_not_share_arrays():

@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,16 +148,10 @@ def info() -> dict[str, Any]:
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
-_local = threading.local()
-
 
 def _scratch(size: int) -> np.ndarray:
-    """At least `size` bytes, aligned to a cache line; one block per thread that grows and is used again."""
-    block = getattr(_local, "block", None)
-    if block is None or block.size < size:
-        raw = np.empty(size + 64, np.uint8)
-        start = -raw.ctypes.data % 64
-        block = _local.block = raw[start : start + size]
+    """`size` bytes, aligned to a cache line. Of the pool, so that a step's arrays take the place over."""
+    block = memory.POOL.empty((size,), np.dtype(np.uint8))
     if POISON:
         block[: block.size // 8 * 8].view(np.float64)[:] = np.nan
     return block
@@ -351,4 +344,5 @@ def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
         pointers.append(ffi.NULL)
     wanted = function(*pointers, ffi.NULL)
     if wanted:
-        function(*pointers, ffi.cast("void *", _scratch(wanted).ctypes.data))
+        scratch = _scratch(wanted)
+        function(*pointers, ffi.cast("void *", scratch.__array_interface__["data"][0]))
