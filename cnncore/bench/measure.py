@@ -1,13 +1,10 @@
-"""How long a call takes, what memory it needs, and what this machine could do at best."""
+"""How long a call takes, and what this machine could do at best."""
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,25 +83,3 @@ def _block() -> np.ndarray:
     raw = np.ones(COPY_BYTES + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + COPY_BYTES]
-
-
-def peak_resident(call: Callable[..., Any], *args: Any) -> int:
-    """By how many bytes call(*args) raises the resident memory of a fresh process, at its highest.
-
-    The process has imported the module of `call`, and nothing else, when the count starts; the arguments are counted
-    with it. `call` and `args` are sent there (pickled), so `call` is a function of a module. Linux only.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(_rise, call, args).result()
-
-
-def _rise(call: Callable[..., Any], args: Any) -> int:
-    before = _resident("VmHWM")
-    call(*args)
-    return _resident("VmHWM") - before
-
-
-def _resident(name: str) -> int:
-    """A line of /proc/self/status, in bytes. (getrusage's maximum would hold the parent's too.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
