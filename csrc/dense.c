@@ -31,9 +31,6 @@ INLINE REAL FN(total)(vec v) {
     return sum;
 }
 
-/* No NaN is looked for: it is in the sum anyway, and makes all NaN. */
-INLINE vec FN(larger)(vec a, vec b) { return FN(select)(a > b, a, b); }
-
 /* Softmax of adjacent numbers; returns the sum of exp(x - most). */
 static REAL FN(softmax_row)(REAL *y, const REAL *x, int64_t count, REAL *most) {
     vec large = FN(splat)(x[0]), sums = {0};

@@ -10,6 +10,8 @@
 #endif
 
 typedef uint64_t words __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef int32_t halves __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef uint32_t unsigned_halves __attribute__((vector_size(CC_VECTOR_BYTES)));
 #define L (CC_VECTOR_BYTES / 8)
 #define PAIR 2
 #define AT_ONCE (PAIR * L * 4) /* uniforms */
@@ -61,11 +63,10 @@ INLINE void interleave(uint64_t *to, words a, words b) {
 #endif
 }
 
-/* The words of AT_ONCE / 4 blocks from block `first` on, in order. */
-INLINE void philox(uint32_t word[AT_ONCE], uint64_t first, const philox_key *k) {
-    words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR];
+/* Block counters to words: c0 comes in counting from 0, and c0 to c3 are the words of blocks `first` on. */
+INLINE void philox_rounds(words c0[PAIR], words c1[PAIR], words c2[PAIR], words c3[PAIR], uint64_t first,
+                          const philox_key *k) {
     for (int j = 0; j < PAIR; j++) {
-        for (int i = 0; i < L; i++) c0[j][i] = (uint64_t)(j * L + i);
         c0[j] += first;
         c1[j] = c0[j] >> 32;
         c2[j] = k->c2;
@@ -79,6 +80,14 @@ INLINE void philox(uint32_t word[AT_ONCE], uint64_t first, const philox_key *k) 
             c2[j] = (p0 >> 32) ^ c3[j] ^ k->k1[round];
             c3[j] = p0;
         }
+}
+
+/* The words of AT_ONCE / 4 blocks from block `first` on, in order. */
+INLINE void philox(uint32_t word[AT_ONCE], uint64_t first, const philox_key *k) {
+    words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR];
+    for (int j = 0; j < PAIR; j++)
+        for (int i = 0; i < L; i++) c0[j][i] = (uint64_t)(j * L + i);
+    philox_rounds(c0, c1, c2, c3, first, k);
     for (int j = 0; j < PAIR; j++) {
         uint64_t two[2 * L]; /* two words each, the lower half first */
         interleave(two, (c0[j] & 0xFFFFFFFFu) | (c1[j] << 32), (c2[j] & 0xFFFFFFFFu) | (c3[j] << 32));
@@ -87,6 +96,61 @@ INLINE void philox(uint32_t word[AT_ONCE], uint64_t first, const philox_key *k) 
             word[j * 4 * L + 2 * i + 1] = (uint32_t)(two[i] >> 32);
         }
     }
+}
+
+/* `bit` in every lane whose word is at least 2^8 `least` */
+INLINE words at_least(words w, int32_t least, uint64_t bit) {
+    const halves high = (halves)((unsigned_halves)w >> 8);
+    return (words)(high > (halves){0} + (least - 1)) & bit;
+}
+
+/* kept[i] = 1 where uniform number first + i is at least 2^-24 `least`, else 0. Lane i of vector j is block 2 i + j, so
+ * that the words of a lane become eight adjacent bytes. What is read next, at `soon`, is fetched on the way. */
+static inline void draw_kept(uint8_t *kept, int64_t first, int64_t count, int32_t least, const philox_key *key,
+                             const char *soon, int64_t soon_bytes) {
+    for (int64_t i = -(first % 4); i < count; i += AT_ONCE) {
+        words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR], four[PAIR];
+        for (int j = 0; j < PAIR; j++)
+            for (int l = 0; l < L; l++) c0[j][l] = (uint64_t)(PAIR * l + j);
+        philox_rounds(c0, c1, c2, c3, (uint64_t)(first + i) / 4, key);
+        for (int j = 0; j < PAIR; j++)
+            four[j] = at_least(c0[j], least, 1) | at_least(c1[j], least, 1 << 8) | at_least(c2[j], least, 1 << 16) |
+                      at_least(c3[j], least, 1 << 24);
+        const words eight = four[0] | four[1] << 32;
+        const int64_t from = MAX(i, 0), to = MIN(i + AT_ONCE, count);
+        if (to - from == AT_ONCE) memcpy(kept + i, &eight, AT_ONCE);
+        else memcpy(kept + from, (const char *)&eight + (from - i), to - from);
+        for (int64_t line = 0; line < AT_ONCE * soon_bytes; line += 64) __builtin_prefetch(soon + from * soon_bytes + line);
+    }
+}
+
+/* Eight rows of eight bytes to eight columns, in every lane: quarters change places, then quarters of quarters. */
+INLINE void turn_squares(words row[8]) {
+    static const uint64_t keep[] = {0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF};
+    UNROLL for (int step = 2; step >= 0; step--) {
+        UNROLL for (int i = 0; i < 8; i++) {
+            const int far = 1 << step;
+            if (i & far) continue;
+            const words other = ((row[i] >> 8 * far) ^ row[i + far]) & keep[step];
+            row[i + far] ^= other;
+            row[i] ^= other << 8 * far;
+        }
+    }
+}
+
+/* to[column][row] = from[row][column] */
+static inline void turn_bytes(uint8_t *to, const uint8_t *from, int64_t rows, int64_t columns) {
+    const int64_t even_rows = rows - rows % 8, even_columns = columns - columns % (8 * L);
+    for (int64_t c = 0; c < even_columns; c += 8 * L)
+        for (int64_t r = 0; r < even_rows; r += 8) {
+            words row[8];
+            for (int i = 0; i < 8; i++) memcpy(&row[i], from + (r + i) * columns + c, sizeof(words));
+            turn_squares(row);
+            for (int i = 0; i < 8; i++)
+                for (int l = 0; l < L; l++) memcpy(to + (c + 8 * l + i) * rows + r, (uint64_t *)&row[i] + l, 8);
+        }
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t r = c < even_columns ? even_rows : 0; r < rows; r++) to[c * rows + r] = from[r * columns + c];
 }
 #endif
 
@@ -129,18 +193,27 @@ static inline int64_t FN(map_draw_bytes)(const map_draw *d) {
 
 #define map_piece FN(cc_map_piece)
 typedef struct {
-    int64_t at, count; /* in memory */
+    int64_t at, count;     /* in memory */
+    int64_t pixels, first; /* the number of the first map's first uniform; the next map's stand d->pixels further */
     const REAL *u;
 } map_piece;
 
-/* Piece i: its uniforms where they are given, or drawn into the scratch. */
-static inline map_piece FN(draw_piece)(const map_draw *d, int64_t i, char *scratch) {
+/* Piece i; u only where they are given. */
+static inline map_piece FN(piece_of)(const map_draw *d, int64_t i) {
     const int64_t per = cc_ceil_div(d->pixels, d->step), image = i / per, pixel = i % per * d->step;
     const int64_t pixels = MIN(d->step, d->pixels - pixel), at = (image * d->pixels + pixel) * d->channels;
-    if (d->given) return (map_piece){at, pixels * d->channels, d->given + at};
+    return (map_piece){at, pixels * d->channels, pixels, image * d->channels * d->pixels + pixel,
+                       d->given ? d->given + at : NULL};
+}
+
+/* Piece i: its uniforms where they are given, or drawn into the scratch. */
+static inline map_piece FN(draw_piece)(const map_draw *d, int64_t i, char *scratch) {
+    map_piece piece = FN(piece_of)(d, i);
+    if (d->given) return piece;
     REAL *u = (REAL *)scratch, *turned = (REAL *)(scratch + FN(map_draw_bytes)(d) / 2);
     for (int64_t c = 0; c < d->channels; c++)
-        FN(uniforms)(u + c * pixels, (image * d->channels + c) * d->pixels + pixel, pixels, &d->key);
-    if (d->channels > 1) FN(pack_row)(turned, u, pixels, d->channels, 1, pixels);
-    return (map_piece){at, pixels * d->channels, d->channels > 1 ? turned : u};
+        FN(uniforms)(u + c * piece.pixels, piece.first + c * d->pixels, piece.pixels, &d->key);
+    if (d->channels > 1) FN(pack_row)(turned, u, piece.pixels, d->channels, 1, piece.pixels);
+    piece.u = d->channels > 1 ? turned : u;
+    return piece;
 }

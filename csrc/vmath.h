@@ -68,6 +68,10 @@ INLINE vec FN(exp_series)(vec r) {
 /* 2^n for n from the exponent of the smallest normal number to that of the largest */
 INLINE vec FN(power_of_two)(ivec n) { return (vec)((n + EXPONENT_BIAS) << FRACTION_BITS); }
 
+/* The larger and the smaller: b where either is NaN. */
+INLINE vec FN(larger)(vec a, vec b) { return FN(select)(a > b, a, b); }
+INLINE vec FN(smaller)(vec a, vec b) { return FN(select)(a < b, a, b); }
+
 /* 2^n m, in two factors, since 2^n alone may overflow, or lose the bits of a subnormal result */
 INLINE vec FN(scale)(vec m, ivec n) {
     const ivec half = n >> 1;
@@ -75,8 +79,7 @@ INLINE vec FN(scale)(vec m, ivec n) {
 }
 
 INLINE vec FN(between)(vec x, REAL least, REAL most) { /* NaN stays */
-    x = FN(select)(x < least, FN(splat)(least), x);
-    return FN(select)(x > most, FN(splat)(most), x);
+    return FN(smaller)(FN(splat)(most), FN(larger)(FN(splat)(least), x));
 }
 
 INLINE vec FN(exp)(vec x) {
@@ -85,20 +88,27 @@ INLINE vec FN(exp)(vec x) {
     return FN(scale)(1 + FN(exp_series)(r), n);
 }
 
+/* exp of x <= 0. 2^(n + 64) is normal for all n there are, so the one product that may round to a subnormal is the last. */
+INLINE vec FN(exp_down)(vec x) {
+    ivec n;
+    const vec q = FN(exp_series)(FN(exp_reduce)(FN(larger)(FN(splat)(EXP_LEAST), x), &n));
+    const vec power = FN(power_of_two)(n + 64);
+    return (power * q + power) * (REAL)0x1p-64;
+}
+
 #define SIGN_BIT (((ivec){0} - 1) << (int)(8 * sizeof(REAL) - 1))
 INLINE vec FN(magnitude)(vec x) { return (vec)((ivec)x & ~SIGN_BIT); }
 
 /* With e = exp(-|x|), which cannot overflow: 1 / (1 + e), or for negative x, e / (1 + e). */
 INLINE vec FN(sigmoid)(vec x) {
-    const vec e = FN(exp)(-FN(magnitude)(x));
-    return FN(select)(x >= 0, FN(splat)(1), e) / (1 + e);
+    const vec e = FN(exp_down)((vec)((ivec)x | SIGN_BIT));
+    return FN(select)((ivec)x < 0, e, FN(splat)(1)) / (1 + e);
 }
 
 /* With m = exp(2 |x|) - 1: m / (m + 2). m = 2^n q + (2^n - 1) keeps the precision of small x, where n = 0. */
 INLINE vec FN(tanh)(vec x) {
     ivec n;
-    vec a = FN(magnitude)(x);
-    a = FN(select)(a > TANH_MOST, FN(splat)(TANH_MOST), a);
+    const vec a = FN(smaller)(FN(splat)(TANH_MOST), FN(magnitude)(x));
     const vec q = FN(exp_series)(FN(exp_reduce)(a + a, &n)), power = FN(power_of_two)(n), m = power * q + (power - 1);
     return (vec)((ivec)(m / (m + 2)) | ((ivec)x & SIGN_BIT));
 }
