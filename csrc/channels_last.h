@@ -11,7 +11,9 @@ typedef struct {
 /* One image row: w pixels of c channels; V x V elements at a time in registers, the rest one by one. */
 static void FN(pack_row)(REAL *to, const REAL *from, int64_t w, int64_t c, int64_t stride_w, int64_t stride_c) {
     if (stride_c == 1 || c == 1) {
-        for (int64_t i = 0; i < w; i++) memcpy(to + i * c, from + i * stride_w, c * sizeof(REAL));
+        if (stride_w == c) memcpy(to, from, w * c * sizeof(REAL));
+        else
+            for (int64_t i = 0; i < w; i++) memcpy(to + i * c, from + i * stride_w, c * sizeof(REAL));
         return;
     }
     const int64_t even_w = stride_w == 1 ? w - w % V : 0, even_c = c - c % V;

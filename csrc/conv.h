@@ -12,13 +12,13 @@
 #endif
 #define DOT_PIXELS 4
 #define DOT_MAPS 3
-/* Sizes of what a task holds in L1 (32 KiB): a panel of KC rows of a block of maps, and the sums of PIXELS pixels;
- * backward to w, PIXELS pixels of a tile of rows of x and of a block of maps of dy. */
+/* Sizes of what a task holds in L1 (32 KiB): a panel of KC rows of a block of maps, and the sums of PIXELS pixels.
+ * Backward to w, PIXELS pixels of a block of maps of dy; in L2, the sums of ROWS rows by WEIGHT_MAPS maps. */
 #define KC 256
 #define PIXELS (MR * 16)
-#define ROWS 96 /* per task, backward to w */
-#define MAP_BLOCKS 4        /* blocks of maps per task: x is read again for each, from L2 */
-#define WEIGHT_MAP_BLOCKS 8 /* the same, backward to w */
+#define ROWS 192
+#define WEIGHT_MAPS 192
+#define MAP_BLOCKS 4 /* blocks of maps per task where there are few tasks */
 #endif
 #define BLOCK (NV * V) /* maps per block */
 
@@ -49,10 +49,15 @@ INLINE void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_
         at[a] = rest % g->size[a];
         rest /= g->size[a];
     }
-    for (int64_t i = 0; i < count; i++) {
-        in[i] = rest * g->in_n + at[0] * g->in[0] + at[1] * g->in[1] + at[2] * g->in[2];
-        out[i] = rest * g->out_n + at[0] * g->out[0] + at[1] * g->out[1] + at[2] * g->out[2];
-        if (++at[2] < g->size[2]) continue;
+    for (int64_t i = 0; i < count;) {
+        const int64_t from = rest * g->in_n + at[0] * g->in[0] + at[1] * g->in[1] + at[2] * g->in[2];
+        const int64_t to = rest * g->out_n + at[0] * g->out[0] + at[1] * g->out[1] + at[2] * g->out[2];
+        const int64_t line = MIN(count - i, g->size[2] - at[2]);
+        for (int64_t j = 0; j < line; j++) {
+            in[i + j] = from + j * g->in[2];
+            out[i + j] = to + j * g->out[2];
+        }
+        i += line;
         at[2] = 0;
         if (++at[1] < g->size[1]) continue;
         at[1] = 0;
@@ -62,11 +67,24 @@ INLINE void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_
     }
 }
 
+/* The inner loop of all direct kernels: acc[m] += sum over i of x[m][at[i]] lanes[i]. Forward, i are rows, m pixels, and
+ * lanes maps of w; backward to w, i are pixels, m rows, and lanes maps of dy. */
+INLINE void FN(gather_tile)(const int64_t *at, int64_t count, const REAL *const x[MR], const REAL *lanes,
+                            vec acc[MR][NV]) {
+    for (int64_t i = 0; i < count; i++, lanes += BLOCK) {
+        const int64_t place = at[i];
+        vec factor[NV];
+        UNROLL for (int v = 0; v < NV; v++) factor[v] = FN(load)(lanes + v * V);
+        UNROLL for (int m = 0; m < MR; m++) {
+            UNROLL for (int v = 0; v < NV; v++) acc[m][v] += factor[v] * x[m][place];
+        }
+    }
+}
+
 /* conv_weights.c */
 int64_t FN(cc_weight_sums)(int64_t rows, int64_t maps, int64_t pixels);
-void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, const REAL *x, const REAL *dy,
-                            int64_t maps, int64_t map_stride, REAL *sums);
-void FN(cc_sum_maps)(const pixel_grid *g, REAL *db, const REAL *dy, int64_t maps);
+void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, REAL *db, const REAL *x,
+                            const REAL *dy, int64_t maps, int64_t map_stride, REAL *sums);
 
 /* conv_direct.c; conventions as in kernels.h */
 int64_t FN(cc_direct_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch);

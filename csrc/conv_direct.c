@@ -64,29 +64,12 @@ static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int6
 
 /* --- gather --------------------------------------------------------------------------------------------------- */
 
-/* acc += the part of the reduction that `runs` is, its weights at w. */
-INLINE void FN(gather_tile)(const run *runs, int64_t count, const REAL *const x[MR], const REAL *w,
-                            vec acc[MR][NV]) {
-    for (int64_t r = 0; r < count; r++) {
-        const REAL *from[MR];
-        UNROLL for (int m = 0; m < MR; m++) from[m] = x[m] + runs[r].offset;
-        for (int64_t i = 0; i < runs[r].length; i++, w += BLOCK) {
-            vec lanes[NV];
-            UNROLL for (int v = 0; v < NV; v++) lanes[v] = FN(load)(w + v * V);
-            UNROLL for (int m = 0; m < MR; m++) {
-                UNROLL for (int v = 0; v < NV; v++) acc[m][v] += lanes[v] * from[m][i];
-            }
-        }
-    }
-}
-
 INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
 
-/* A block of maps of `count` pixels to y. Where maps do not stand side by side, V pixels that do are transposed. */
-INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride, int64_t relu,
-                            REAL *sum) {
-    if (relu)
-        for (int64_t i = 0; i < count * BLOCK; i += V) FN(store)(sum + i, FN(rectify)(FN(load)(sum + i)));
+/* Part of a block of maps of `count` pixels to y. Where maps do not stand side by side, V pixels that do are
+ * transposed. */
+INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride,
+                            const REAL *sum) {
     for (int64_t i = 0, next; i < count; i = next) {
         const int turned = stride != 1 && lanes == BLOCK && i + V <= count && out[i + V - 1] - out[i] == V - 1;
         next = i + (turned ? V : 1);
@@ -101,52 +84,72 @@ INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t 
     }
 }
 
+/* What a product does with its sums: y = max(0, sum + bias) or sum + bias, stored past the caches or not. */
+#define finish FN(cc_finish)
+typedef struct { const REAL *bias; int64_t relu, past; } finish;
+
 /* One block of maps of one task: panel by panel of KC rows, so that a panel is read from L1 by all tiles but the first.
- * Sums wait in `sum` between panels. */
+ * Sums wait in `sum` between panels, and where they cannot go from registers to y. */
 INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
-                             const REAL *x, const REAL *weights, const REAL *bias, int64_t relu, int64_t lanes,
-                             int64_t stride) {
+                             const REAL *x, const REAL *weights, const finish *f, int64_t lanes, int64_t stride) {
+    const int64_t whole = lanes == BLOCK && stride == 1 ? count - count % MR : 0; /* pixels stored from registers */
     vec sum[PIXELS / MR][MR][NV];
     REAL start[BLOCK] = {0};
-    if (bias) memcpy(start, bias, lanes * sizeof(REAL));
-    for (int64_t i = 0; i < cc_round_up(count, MR); i++)
-        for (int v = 0; v < NV; v++) sum[i / MR][i % MR][v] = FN(load)(start + v * V);
-    for (int64_t r = 0, next, length; r < rows->runs; r = next) {
-        next = FN(panel)(rows, r, KC, &length);
+    if (f->bias) memcpy(start, f->bias, lanes * sizeof(REAL));
+    int64_t r = 0;
+    do {
+        const int64_t length = MIN(KC, rows->count - r), last = r + length == rows->count;
         for (int64_t i = 0; i < count; i += MR) {
             const REAL *from[MR];
             vec acc[MR][NV];
             /* a short tile computes its last pixel again, and drops it */
             for (int m = 0; m < MR; m++) from[m] = x + in[MIN(i + m, count - 1)];
             UNROLL for (int m = 0; m < MR; m++) {
-                UNROLL for (int v = 0; v < NV; v++) acc[m][v] = sum[i / MR][m][v];
+                UNROLL for (int v = 0; v < NV; v++) acc[m][v] = r ? sum[i / MR][m][v] : FN(load)(start + v * V);
             }
-            FN(gather_tile)(rows->run_list + r, next - r, from, weights, acc);
-            UNROLL for (int m = 0; m < MR; m++) {
-                UNROLL for (int v = 0; v < NV; v++) sum[i / MR][m][v] = acc[m][v];
+            FN(gather_tile)(rows->offset + r, length, from, weights, acc);
+            if (last && f->relu) {
+                UNROLL for (int m = 0; m < MR; m++) {
+                    UNROLL for (int v = 0; v < NV; v++) acc[m][v] = FN(rectify)(acc[m][v]);
+                }
+            }
+            if (last && i < whole) {
+                UNROLL for (int m = 0; m < MR; m++) {
+                    UNROLL for (int v = 0; v < NV; v++) FN(stream)(y + out[i + m] + v * V, acc[m][v], f->past);
+                }
+            } else {
+                UNROLL for (int m = 0; m < MR; m++) {
+                    UNROLL for (int v = 0; v < NV; v++) sum[i / MR][m][v] = acc[m][v];
+                }
             }
         }
         weights += length * BLOCK;
-    }
-    FN(store_block)(y, out, count, lanes, stride, relu, (REAL *)sum);
+        r += length;
+    } while (r < rows->count);
+    FN(store_block)(y, out + whole, count - whole, lanes, stride, (const REAL *)sum + whole * BLOCK);
 }
 
-/* y for every pixel of the grid and `maps` maps, from packed weights. */
+/* y for every pixel of the grid and `maps` maps, from packed weights. Where pixels give few tasks, maps are cut too. */
 static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
-                       const REAL *bias, int64_t relu, int64_t maps) {
+                       finish f, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g), blocks = cc_ceil_div(maps, BLOCK);
-    const int64_t pixel_tasks = cc_ceil_div(pixels, PIXELS), map_tasks = cc_ceil_div(blocks, MAP_BLOCKS);
+    const int64_t pixel_tasks = cc_ceil_div(pixels, PIXELS), per_task = pixel_tasks < 64 ? MAP_BLOCKS : blocks;
+    const int64_t map_tasks = cc_ceil_div(blocks, per_task);
+    const REAL *bias = f.bias;
+    f.past = cc_past_cache(pixels * maps * (int64_t)sizeof(REAL));
     PARALLEL_FOR
     for (int64_t task = 0; task < pixel_tasks * map_tasks; task++) {
-        const int64_t first = task / map_tasks * PIXELS, first_block = task % map_tasks * MAP_BLOCKS;
+        const int64_t first = task / map_tasks * PIXELS, first_block = task % map_tasks * per_task;
         const int64_t count = MIN(PIXELS, pixels - first);
         int64_t in[PIXELS], out[PIXELS];
         FN(locate)(g, first, count, in, out);
-        for (int64_t b = first_block; b < MIN(first_block + MAP_BLOCKS, blocks); b++) {
+        for (int64_t b = first_block; b < MIN(first_block + per_task, blocks); b++) {
             const int64_t k = b * BLOCK;
-            FN(gather_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count,
-                             bias ? bias + k : NULL, relu, MIN(BLOCK, maps - k), g->out_channel);
+            const finish own = {bias ? bias + k : NULL, f.relu, f.past};
+            FN(gather_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count, &own,
+                             MIN(BLOCK, maps - k), g->out_channel);
         }
+        if (f.past) cc_end_stream();
     }
 }
 
@@ -185,8 +188,7 @@ INLINE void FN(dot_tile)(const run *runs, int64_t count, const REAL *const x[DOT
 
 /* DOT_MAPS maps of one task, panel by panel as in gather_block. */
 INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
-                          const REAL *x, const REAL *weights, const REAL *bias, int64_t relu, int64_t maps,
-                          int64_t stride) {
+                          const REAL *x, const REAL *weights, const finish *f, int64_t maps, int64_t stride) {
     vec sum[PIXELS / DOT_PIXELS][DOT_PIXELS][DOT_MAPS];
     const REAL *w[DOT_MAPS];
     for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k, maps - 1) * rows->count;
@@ -209,36 +211,38 @@ INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t
     }
     for (int64_t i = 0; i < count; i++)
         for (int64_t k = 0; k < maps; k++) {
-            REAL total = bias ? bias[k] : 0;
+            REAL total = f->bias ? f->bias[k] : 0;
             for (int v = 0; v < V; v++) total += sum[i / DOT_PIXELS][i % DOT_PIXELS][k][v];
-            y[out[i] + k * stride] = relu && total <= 0 ? 0 : total;
+            y[out[i] + k * stride] = f->relu && total <= 0 ? 0 : total;
         }
 }
 
 /* gather, with the reduction as the vector and weights from pack_dot_weights. */
 static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
-                    const REAL *bias, int64_t relu, int64_t maps) {
+                    finish f, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g);
     PARALLEL_FOR
     for (int64_t first = 0; first < pixels; first += PIXELS) {
         const int64_t count = MIN(PIXELS, pixels - first);
         int64_t in[PIXELS], out[PIXELS];
         FN(locate)(g, first, count, in, out);
-        for (int64_t k = 0; k < maps; k += DOT_MAPS)
-            FN(dot_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count,
-                          bias ? bias + k : NULL, relu, MIN(DOT_MAPS, maps - k), g->out_channel);
+        for (int64_t k = 0; k < maps; k += DOT_MAPS) {
+            const finish own = {f.bias ? f.bias + k : NULL, f.relu, 0};
+            FN(dot_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count, &own,
+                          MIN(DOT_MAPS, maps - k), g->out_channel);
+        }
     }
 }
 
 /* gather or dot, weights packed on the way. Weight of (row, map k) is w[row.weight + k * map_stride]. */
 static void FN(product)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *w,
-                        const REAL *bias, int64_t relu, int64_t maps, int64_t map_stride, REAL *packed) {
+                        finish f, int64_t maps, int64_t map_stride, REAL *packed) {
     if (FN(few_maps)(rows, maps)) {
         FN(pack_dot_weights)(packed, w, rows, maps, map_stride);
-        FN(dot)(g, rows, y, x, packed, bias, relu, maps);
+        FN(dot)(g, rows, y, x, packed, f, maps);
     } else {
         FN(pack_weights)(packed, w, rows, maps, map_stride);
-        FN(gather)(g, rows, y, x, packed, bias, relu, maps);
+        FN(gather)(g, rows, y, x, packed, f, maps);
     }
 }
 
@@ -284,9 +288,10 @@ int64_t FN(cc_direct_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv
     pixel_grid g = FN(forward_grid)(&p->window, &from, y->stride[0], y->stride + 2, y->stride[1], y->shape[0]);
     for (int64_t group = 0; group < p->groups; group++) {
         const int64_t k = group * maps;
+        const finish f = {b ? (const REAL *)b->data + k : NULL, p->relu, 0};
         FN(product)(&g, &rows, (REAL *)y->data + k * y->stride[1], from.origin + group * channels,
-                    (const REAL *)w->data + k * rows_most, b ? (const REAL *)b->data + k : NULL, p->relu, maps,
-                    rows_most, weights);
+                    (const REAL *)w->data + k * rows_most, f, maps, rows_most,
+                    weights);
     }
     return 0;
 }
@@ -352,8 +357,8 @@ static void FN(backward_data)(cc_out dx, const map_view *dy, cc_in w, const cc_c
                 }
         for (int64_t group = 0; group < p->groups; group++) {
             FN(product)(&g, rows, (REAL *)dx->data + start + group * channels * dx->stride[1],
-                        dy->origin + group * maps, (const REAL *)w->data + group * maps * channels * taps, NULL, 0,
-                        channels, taps, weights);
+                        dy->origin + group * maps, (const REAL *)w->data + group * maps * channels * taps,
+                        (finish){NULL, 0, 0}, channels, taps, weights);
         }
     }
 }
@@ -384,22 +389,22 @@ int64_t FN(cc_direct_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in 
     }
     pixel_grid g = FN(forward_grid)(win, &from, above.n, above.s, 1, dy->shape[0]);
     REAL *sums = NULL;
-    if (cc_wanted(dw)) {
-        const int64_t elements = FN(cc_weight_sums)(taps * channels, maps, FN(grid_pixels)(&g));
-        sums = cc_take(&arena, elements * sizeof(REAL));
+    if (cc_wanted(dw) || cc_wanted(db)) {
+        const int64_t rows_most = cc_wanted(dw) ? taps * channels : 0;
+        sums = cc_take(&arena, FN(cc_weight_sums)(rows_most, maps, FN(grid_pixels)(&g)) * (int64_t)sizeof(REAL));
     }
     if (!scratch) return arena.used;
 
     if (cc_wanted(dx)) FN(backward_data)(dx, &above, w, p, axis, &rows, weights);
-    if (cc_wanted(dw)) {
-        rows.count = rows.runs = 0;
-        FN(forward_rows)(&rows, win, &from, channels);
-        for (int64_t group = 0; group < p->groups; group++)
-            FN(cc_scatter_weights)(&g, &rows, (REAL *)dw->data + group * maps * channels * taps,
-                                from.origin + group * channels, above.origin + group * maps, maps, channels * taps,
-                                sums);
+    if (!sums) return 0;
+    rows.count = rows.runs = 0;
+    if (cc_wanted(dw)) FN(forward_rows)(&rows, win, &from, channels);
+    for (int64_t group = 0; group < p->groups; group++) {
+        REAL *own = cc_wanted(dw) ? (REAL *)dw->data + group * maps * channels * taps : NULL;
+        FN(cc_scatter_weights)(&g, &rows, own, cc_wanted(db) ? (REAL *)db->data + group * maps : NULL,
+                               from.origin + group * channels, above.origin + group * maps, maps, channels * taps,
+                               sums);
     }
-    if (cc_wanted(db)) FN(cc_sum_maps)(&g, db->data, above.origin, w->shape[0]);
     return 0;
 }
 #endif
