@@ -41,7 +41,7 @@ def heading(section: str, result: dict[str, Any]) -> list[str]:
     about = (
         f"{machine['cpu']}, {machine['threads']} threads, {machine['fma_gflops']:.0f} GFLOP/s, "
         f"{machine['copy_gbs']:.1f} GB/s copy; cnncore {machine['cnncore']['version']} ({machine['cnncore']['isa']}), "
-        f"PyTorch {machine['torch']}. `python bench/compare.py {section}`"
+        f"PyTorch {machine['torch']}. `python bench/compare.py {section} --seconds {machine['seconds']:g}`"
     )
     failed = [f"Failed: {name}: {why}" for name, why in result.get("failed", {}).items()]
     notes = [text for text in (about, READ.get(section, ""), *failed) if text]
