@@ -150,17 +150,17 @@ def curve_rows() -> list[dict[str, Any]]:
 
 def test_a_curve_is_what_differs_in_its_axis_alone() -> None:
     images = report_curves.curve(curve_rows(), "image", 2, "torch")
-    assert images == [(size, 8.0 * 64 * size) for size in points.AXES["image"]]
-    assert report_curves.curve(curve_rows(), "image", 1, "floor")[0] == (8, 8 * 64 * 8 / 2)
+    others = points.BASE["batch"] * points.BASE["channels"]
+    assert images == [(size, float(others * size)) for size in points.AXES["image"]]
+    assert report_curves.curve(curve_rows(), "image", 1, "floor")[0] == (8, others * 8 / 2)
 
 
 def test_cost_curves_as_a_table_and_a_picture(tmp_path: Path) -> None:
     result = {"machine": MACHINE, "rows": curve_rows()}
     text = report_curves.curves_table(result)
-    assert (
-        text.count("\n| 8x64x32 |") == 1
-        and "| 1x64x32 | 2.05e+03 | 4.1e+03 | 2.00 | 1.02e+03 | 2.05e+03 | 2.00 |" in text
-    )
+    base = "x".join(map(str, points.BASE.values()))
+    assert text.count(f"\n| {base} |") == 1
+    assert "\n| 1x64x32 | 2.05e+03 | 4.1e+03 | 2.00 | 1.02e+03 | 2.05e+03 | 2.00 |" in text
     pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     for name in ("a.png", "b.png"):
         report_curves.draw(result, tmp_path / name)
