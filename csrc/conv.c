@@ -43,7 +43,7 @@ int64_t FN(conv_relu_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in 
                                void *scratch) {
     cc_arena arena = {scratch, 0};
     cc_tensor masked = *dy;
-    masked.data = cc_take(&arena, cc_count(dy) * (int64_t)sizeof(REAL));
+    if (!dy->spare) masked.data = cc_take(&arena, cc_count(dy) * (int64_t)sizeof(REAL));
     if (scratch) FN(relu_backward)(&masked, dy, y, NULL, NULL);
     void *rest = scratch ? arena.base + arena.used : NULL;
     return arena.used * !scratch + FN(conv_backward)(dx, dw, db, &masked, x, w, p, rest);

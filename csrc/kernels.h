@@ -23,6 +23,7 @@ typedef struct {
     void *data;
     int64_t shape[5], stride[5]; /* strides in elements */
     uint64_t key[2]; /* of uniforms with data NULL: (seed, counter), the kernel draws them */
+    int64_t spare;   /* of dy: nobody reads it again, so that it may be overwritten */
 } cc_tensor;
 
 typedef const cc_tensor *cc_out; /* written */

@@ -168,3 +168,49 @@ def test_flatten_takes_features_map_by_map_in_either_format():
         y, context = ly.Flatten().apply(x)
         np.testing.assert_array_equal(y, a.reshape(3, 40))
         np.testing.assert_array_equal(context.backward(y), a)
+
+
+# --- in place ---
+
+
+def test_backward_leaves_its_callers_gradient_alone():
+    """Whatever stands last, and whatever hands dy on: dropout when evaluated, a view, paths, nothing at all."""
+    lasts = [
+        ly.ReLU(), ly.Tanh(), ly.Sigmoid(), ly.Dropout(0.5, seed=1), ly.Flatten(), ly.Sequential(),
+        ly.Branches(ly.Sequential(), ly.ReLU(), join="add"), ly.Branches(ly.ReLU(), ly.Tanh()),
+        ly.HeteroPool2d({"max": 1, "avg": 2}, 1),
+    ]  # fmt: skip
+    x = RNG.standard_normal((2, MAPS, 4, 4), np.float32)
+    for mode in ("train", "eval"):
+        for last in lasts:
+            net = ly.Sequential(ly.Conv2d(MAPS, MAPS, 3, padding=1, seed=1), ly.ReLU(), ly.Tanh(), last)
+            y, context = getattr(net, mode)().apply(native.dense(x, True))
+            dy = RNG.standard_normal(y.shape).astype(np.float32)
+            kept = dy.copy()
+            first = context.backward(dy)
+            np.testing.assert_array_equal(dy, kept)
+            np.testing.assert_array_equal(context.backward(dy), first)  # nor has it touched what was kept for backward
+            assert not np.shares_memory(first, dy)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "dropout"])
+def test_a_spare_gradient_becomes_the_next_one(name):
+    x, dy = (RNG.standard_normal((2, 3, 4, 5), np.float32) for _ in range(2))
+    _, context = cc.ops.registry[name].function(x, *([(1, 0)] if name == "dropout" else []), backend="c")
+    expected = context.backward(dy)[0]
+    (found, *_) = context.backward(dy, spare=True)
+    assert found is dy
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_spare_gradient_is_masked_where_it_stands():
+    x, w = RNG.standard_normal((2, 3, 6, 6), np.float32), RNG.standard_normal((4, 3, 3, 3), np.float32)
+    y, context = cc.ops.conv_relu(x, w, backend="c")
+    dy = RNG.standard_normal(y.shape).astype(np.float32)
+    expected = context.backward(dy)
+    found = context.backward(dy.copy(), spare=True)
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(a, b)
+    passed = np.where(y > 0, dy, 0)
+    context.backward(dy, spare=True)
+    np.testing.assert_array_equal(dy, passed)

@@ -146,9 +146,9 @@ def test_dx_is_not_computed_where_nobody_wants_it(monkeypatch):
     asked = []
     true_backward = select.NumPyBackend.backward
 
-    def spy(self, op, spec, needs, dy, saved):
+    def spy(self, op, spec, needs, dy, saved, spare):
         asked.append((op.name, needs))
-        return true_backward(self, op, spec, needs, dy, saved)
+        return true_backward(self, op, spec, needs, dy, saved, spare)
 
     monkeypatch.setattr(select.NumPyBackend, "backward", spy)
     net = ly.Sequential(

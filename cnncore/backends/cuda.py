@@ -86,7 +86,9 @@ class CudaBackend:
         self._table[op.kernel][0](spec.params, tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
-    def backward(self, op: Any, spec: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays) -> Arrays:
+    def backward(
+        self, op: Any, spec: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays, spare: bool = False
+    ) -> Arrays:
         stay = any(on_device(a) for a in (dy, *saved))
         compute = self._table[op.kernel][1]
         if compute is None:  # run() never asks: such an op has no gradient

@@ -222,12 +222,15 @@ def _extent(shape: tuple[int, ...], channels_last: bool) -> bytes:
     return struct.pack(f"{2 * _MAX_AXES}q", *shape, *strides)
 
 
-def _tensor(a: np.ndarray | Uniforms | None, channels_last: bool, shape: tuple[int, ...] = ()) -> bytes:
-    """A cc_tensor (csrc/kernels.h): pointer, lengths, strides, key. None gives a NULL pointer, and the lengths of
-    `shape`: what is not wanted of many still takes its place among them."""
+def _tensor(
+    a: np.ndarray | Uniforms | None, channels_last: bool, shape: tuple[int, ...] = (), spare: bool = False
+) -> bytes:
+    """A cc_tensor (csrc/kernels.h): pointer, lengths, strides, key, spare. None gives a NULL pointer, and the lengths
+    of `shape`: what is not wanted of many still takes its place among them."""
     data = a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0
     key = a.key if isinstance(a, Uniforms) else (0, 0)
-    return struct.pack("Q", data) + _extent(shape if a is None else a.shape, channels_last) + struct.pack("2Q", *key)
+    extent = _extent(shape if a is None else a.shape, channels_last)
+    return struct.pack("Q", data) + extent + struct.pack("3Q", *key, spare)
 
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
@@ -282,17 +285,20 @@ class NativeBackend:
                 results[i] = target
         return tuple(results)
 
-    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any) -> tuple[Any, ...]:
+    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
         roles = [op.arrays.get(name, "map") for name in op.saved]
         last = spec.channels_last
-        read = [_ready(dy, "map", last), *(_ready(a, role, last) for a, role in zip(saved, roles, strict=True))]
+        above = dense(dy, last)
+        spare = spare or above is not dy
+        read = [(above, last, (), spare), *(_ready(a, role, last) for a, role in zip(saved, roles, strict=True))]
         gradients: list[Any] = [None] * len(needs)
         written: list[Any] = []
         for i, role in enumerate(["many"] * len(needs) if op.variadic else op.arrays.values()):
             if role in ("index", "random"):
                 continue
             if needs[i]:
-                gradients[i] = empty(spec.inputs[i], dy.dtype, last and role != "param")
+                own = above if spare and op.elementwise else None
+                gradients[i] = empty(spec.inputs[i], dy.dtype, last and role != "param") if own is None else own
             written.append((gradients[i], last and role != "param", spec.inputs[i] or ()))
         if not dy.size:  # kernels divide by the lengths of what they are given
             for gradient in gradients:

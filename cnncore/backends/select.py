@@ -6,7 +6,7 @@ A backend is an object with
     missing(op)                              why it cannot compute the op, or None
     channels_last(arrays, roles)             whether it runs a call on these arrays channels last
     forward(op, spec, arrays, dtype, out)    all results, in spec's order
-    backward(op, spec, needs, dy, saved)     a gradient or None per array argument
+    backward(op, spec, needs, dy, saved, spare)    a gradient or None per array argument; a spare dy may be overwritten
     uniform(key, shape, dtype)               Philox uniforms
     random(key, shape, dtype)                what its forward takes in their place: the same, or a note to draw them
     full(shape, value, dtype)                a constant array
@@ -50,7 +50,7 @@ class NumPyBackend:
             target[...] = value
         return (*out, *results[len(out) :])
 
-    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any) -> tuple[Any, ...]:
+    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
         gradients = op.backward(spec.params, needs, dy, *saved)
         return tuple(None if g is None else np.asarray(g) for g in gradients)
 

@@ -50,10 +50,11 @@ class Context(Protocol):
     def learns(self) -> bool:
         """Whether backward has parameter gradients to compute."""
 
-    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
         """Add the gradients of sum(dy * y) to the parameters; return that to x, or None where `dx` is False.
 
-        dy has y's shape and dtype; it may be left out where y is a scalar.
+        dy has y's shape and dtype; it may be left out where y is a scalar. A `spare` dy is read by nobody else, so that
+        it may be overwritten.
         """
 
 
@@ -68,12 +69,12 @@ class OpContext:
     def learns(self) -> bool:
         return bool(self.parameters)
 
-    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
         names = self.call.names
         needs = [*names[:1], *self.parameters] if dx else list(self.parameters)
         if not needs:
             return None
-        gradients = dict(zip(names, self.call.backward(dy, needs), strict=True))
+        gradients = dict(zip(names, self.call.backward(dy, needs, spare), strict=True))
         for name, parameter in self.parameters.items():
             parameter.accumulate(gradients[name])
         return gradients[names[0]]
@@ -86,7 +87,7 @@ class ViewContext:
     view: Callable[[Any], Any]
     learns = False
 
-    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
         return self.view(dy) if dx else None
 
 

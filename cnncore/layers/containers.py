@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import ops
 from ..errors import CnncoreError
 from ..ops.op import Context as OpCall
@@ -23,11 +25,13 @@ class SequentialContext:
     def learns(self) -> bool:
         return any(part.learns for part in self.parts)
 
-    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
         # Without dx there is nothing to do in front of the first layer that learns, and that one needs no dx either.
         first = 0 if dx else next((i for i, part in enumerate(self.parts) if part.learns), len(self.parts))
         for i in reversed(range(first, len(self.parts))):
-            dy = self.parts[i].backward(dy, dx=dx or i > first)
+            above, dy = dy, self.parts[i].backward(dy, dx=dx or i > first, spare=spare)
+            # From here on dy is ours, unless it is the caller's still, seen through views.
+            spare = spare or (isinstance(dy, np.ndarray) and not np.may_share_memory(above, dy))
         return dy if dx else None
 
 
@@ -77,10 +81,10 @@ class BranchesContext:
     def learns(self) -> bool:
         return any(path.learns for path in self.paths)
 
-    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
         needs = [name for name, path in zip(self.join.names, self.paths, strict=True) if dx or path.learns]
         gradients = zip(self.paths, self.join.backward(dy, needs), strict=True)
-        to_x = [path.backward(gradient, dx=dx) for path, gradient in gradients if gradient is not None]
+        to_x = [path.backward(gradient, dx=dx, spare=True) for path, gradient in gradients if gradient is not None]
         return ops.add(*to_x)[0] if dx else None
 
 

@@ -71,11 +71,11 @@ def _of_op(base: str) -> tuple[type[p.Pool], type[p.Pool], dict[str, float]] | N
 class SharesContext(BranchesContext):
     """The contexts of paths that share out the maps of x: so dx is one path's share behind the other's."""
 
-    def backward(self, dy: Any = None, dx: bool = True) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
         if not dx:
             return None
         gradients = self.join.backward(dy)
-        return ops.concat(*(path.backward(g) for path, g in zip(self.paths, gradients, strict=True)))[0]
+        return ops.concat(*(path.backward(g, spare=True) for path, g in zip(self.paths, gradients, strict=True)))[0]
 
 
 class HeteroPool(Layer):

@@ -91,7 +91,7 @@ class Op:
     domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
     flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
     outputs: int = 1  # how many of the results are the user's
-    elementwise: bool = False  # kernels read all elements i before they write any, so `out` may be an argument
+    elementwise: bool = False  # kernels read all elements i before they write any: `out` may be an argument, dx dy
     kernels_of: str = (
         ""  # another op whose kernels compute this one: its arguments, results and parameters are the same
     )
@@ -182,11 +182,12 @@ class Context:
         """Who computed: "numpy", "c" or "cuda"."""
         return str(self.engine.name)
 
-    def backward(self, dy: Any = None, needs: Iterable[str] | None = None) -> Arrays:
+    def backward(self, dy: Any = None, needs: Iterable[str] | None = None, spare: bool = False) -> Arrays:
         """The gradient of sum(dy * y) with respect to every array argument, in the signature's order.
 
         dy has y's shape and dtype, and defaults to 1 where y is a scalar. `needs` names the arguments whose gradient is
-        wanted (all differentiable ones by default); every other entry is None and is not computed.
+        wanted (all differentiable ones by default); every other entry is None and is not computed. A `spare` dy is read
+        by nobody else: it may be overwritten, and come back as a gradient.
         """
         name = self.op.name
         if self.op.backward is None:
@@ -201,7 +202,7 @@ class Context:
         wanted = self.names if needs is None else _names(name, needs, self.names)
         mask = tuple(d and n in wanted for n, d in zip(self.names, self.differentiable, strict=True))
         with _memory(name):
-            return tuple(self.engine.backward(self.op, self.spec, mask, dy, self.saved))
+            return tuple(self.engine.backward(self.op, self.spec, mask, dy, self.saved, spare))
 
 
 _registry: dict[str, Op] = {}

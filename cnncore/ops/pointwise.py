@@ -49,7 +49,8 @@ def relu_domain(draw: domain.Draw) -> Case:
 
 relu = register(
     Op(
-        "relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free, signs=("y",),
+        "relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free,
+        elementwise=True, signs=("y",),
     )
 )  # fmt: skip
 
@@ -104,9 +105,17 @@ def smooth_domain(draw: domain.Draw) -> Case:
 
 
 sigmoid = register(
-    Op("sigmoid", sigmoid_rule, sigmoid_forward, sigmoid_backward, {"x": MAP}, ("y",), smooth_domain, flops_free)
-)
-tanh = register(Op("tanh", tanh_rule, tanh_forward, tanh_backward, {"x": MAP}, ("y",), smooth_domain, flops_free))
+    Op(
+        "sigmoid", sigmoid_rule, sigmoid_forward, sigmoid_backward, {"x": MAP}, ("y",), smooth_domain, flops_free,
+        elementwise=True,
+    )
+)  # fmt: skip
+tanh = register(
+    Op(
+        "tanh", tanh_rule, tanh_forward, tanh_backward, {"x": MAP}, ("y",), smooth_domain, flops_free,
+        elementwise=True,
+    )
+)  # fmt: skip
 
 # --- dropout ---
 
