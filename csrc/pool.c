@@ -5,32 +5,35 @@
 #include "pool.h"
 
 /* The first of equals wins; a NaN beats every number, and no later NaN beats it. */
-INLINE void FN(reduce_max_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    vec best = FN(load_n)(m->in[0] + l->at[0], lanes);
-    ivec won = (ivec){0} + (INT)l->tap[0];
-    for (int64_t i = 1; i < l->count; i++) {
-        vec v = FN(load_n)(m->in[0] + l->at[i], lanes);
-        ivec better = ~(v <= best) & (best == best);
-        best = FN(select)(better, v, best);
-        won = FN(iselect)(better, (ivec){0} + (INT)l->tap[i], won);
+ONE(reduce_max) {
+    vec best[VECTORS];
+    ivec won[VECTORS];
+    EACH_VECTOR best[u] = ELEMENT(0, 0), won[u] = TAP(0);
+    for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {
+        const vec v = ELEMENT(0, i);
+        const ivec better = ~(v <= best[u]) & (best[u] == best[u]);
+        best[u] = FN(select)(better, v, best[u]);
+        won[u] = FN(iselect)(better, TAP(i), won[u]);
     }
-    FN(store_n)(m->out[0], best, lanes);
-    if (m->choice) FN(store_winner)(m->choice, won, lanes);
+    EACH_VECTOR {
+        PUT(0, best[u]);
+        if (m->choice) CHOOSE(won[u]);
+    }
 }
 VARIANT(reduce_max)
 VARIANT(spread_winner)
 
-INLINE void FN(reduce_avg_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) sum += FN(load_n)(m->in[0] + l->at[i], lanes);
-    FN(store_n)(m->out[0], sum / l->share[0], lanes);
+ONE(reduce_avg) {
+    vec sum[VECTORS] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i);
+    EACH_VECTOR PUT(0, sum[u] * l->share[0]);
 }
 VARIANT(reduce_avg)
 
-INLINE void FN(spread_avg_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) sum += FN(load_n)(m->in[0] + l->at[i], lanes) / l->share[i];
-    FN(store_n)(m->out[0], sum, lanes);
+ONE(spread_avg) {
+    vec sum[VECTORS] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i) * l->share[i];
+    EACH_VECTOR PUT(0, sum[u]);
 }
 VARIANT(spread_avg)
 

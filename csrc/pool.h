@@ -15,6 +15,8 @@
 
 #ifndef POOL_H
 #define POOL_H
+#define TASK_BYTES (256 << 10)
+#define LEAST_TASKS 32
 #define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
 /* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
  * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
@@ -26,8 +28,8 @@ typedef struct {
     double *total;       /* and the sum of its envelope; both only for WEIGHTS */
 } axis_list;
 
-/* What a list entry's `share` holds: nothing; 1; what an average divides by; its weight in a Gaussian envelope. A flat
- * envelope, of sigma = Inf, makes means. */
+/* What a list entry's `share` holds: nothing; 1; an average's 1 / n; its weight in a Gaussian envelope. A flat envelope,
+ * of sigma = Inf, makes means. */
 enum { NO_SHARE, ONES, COUNTS, WEIGHTS };
 
 /* How a walk goes. */
@@ -140,6 +142,7 @@ typedef struct {
     const int32_t *chosen;
     REAL *out[2];
     int32_t *choice;
+    int past; /* the caches: FN(stream) */
 } pool_maps;
 
 #define pool_fn FN(cc_pool_fn)
@@ -152,26 +155,48 @@ INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     to.here = m->here ? m->here + here : NULL;
     to.chosen = m->chosen ? m->chosen + in : NULL;
     to.choice = m->choice ? m->choice + here : NULL;
+    to.past = m->past;
     return to;
 }
 
-/* The body of a variant: `one(list, maps, params, lanes, ...)` for every vector of the channels, and for the rest. */
-#define FULL_VECTORS(one, ...)                                                                                      \
-    for (; c + V <= channels; c += V) {                                                                             \
-        const pool_maps lane = FN(move_maps)(m, l->base + c, here + c);                                            \
-        one(l, &lane, p, V, ##__VA_ARGS__);                                                                         \
-    }
-#define REST(one, ...)                                                                                              \
-    if (c < channels) {                                                                                             \
-        const pool_maps lane = FN(move_maps)(m, l->base + c, here + c);                                            \
-        one(l, &lane, p, channels - c, ##__VA_ARGS__);                                                              \
-    }
+/* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are there),
+ * and VARIANT(name), which walks the channels with it: VECTORS vectors, then single ones, then what is left of one. In it
+ * EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the list's entry i, HERE what stands at the pixel
+ * itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The list and the maps are copies, so that compilers
+ * keep them in registers over the stores. */
+#define VECTORS 4
+#define ONE(name, ...)                                                                                              \
+    INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
+                               int64_t lanes, ##__VA_ARGS__)
+#define EACH_VECTOR UNROLL for (int u = 0; u < n; u++)
+#define ELEMENT(a, i) FN(load_n)(m->in[a] + l->at[i] + c + u * V, lanes)
+#define HERE FN(load_n)(m->here + c + u * V, lanes)
+#define WON(i) (FN(load_winner)(m->chosen + l->at[i] + c + u * V, lanes) == TAP(i))
+#define TAP(i) ((ivec){0} + (INT)l->tap[i])
+#define PUT(a, v) FN(put)(m->out[a] + c + u * V, v, lanes, m->past)
+#define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
+
+#define AT_PIXEL                                                                                                    \
+    const pool_list k = *l;                                                                                         \
+    const pool_maps pixel = FN(move_maps)(m, k.base, here);                                                         \
+    int64_t c = 0;
+#define FULL_VECTORS(name, ...)                                                                                     \
+    for (; c + VECTORS * V <= channels; c += VECTORS * V)                                                           \
+        FN(name##_one)(&k, &pixel, c, p, VECTORS, V, ##__VA_ARGS__);                                                \
+    for (; c + V <= channels; c += V) FN(name##_one)(&k, &pixel, c, p, 1, V, ##__VA_ARGS__);
+#define REST(name, ...)                                                                                             \
+    if (c < channels) FN(name##_one)(&k, &pixel, c, p, 1, channels - c, ##__VA_ARGS__);
 #define VARIANT(name)                                                                                               \
     static void FN(name)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {   \
-        int64_t c = 0;                                                                                              \
-        FULL_VECTORS(FN(name##_one))                                                                                \
-        REST(FN(name##_one))                                                                                        \
+        AT_PIXEL                                                                                                    \
+        FULL_VECTORS(name)                                                                                          \
+        REST(name)                                                                                                  \
     }
+
+INLINE void FN(put)(REAL *to, vec v, int64_t lanes, int past) {
+    if (lanes >= V) FN(stream)(to, v, past);
+    else FN(store_n)(to, v, lanes);
+}
 
 INLINE ivec FN(load_winner)(const int32_t *p, int64_t lanes) {
     ivec v;
@@ -196,13 +221,10 @@ INLINE void FN(store_winner)(int32_t *p, ivec v, int64_t lanes) {
 }
 
 /* dy to the element that won. in: dy; chosen: winner. */
-INLINE void FN(spread_winner_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        ivec won = FN(load_winner)(m->chosen + l->at[i], lanes) == (ivec){0} + (INT)l->tap[i];
-        sum += (vec)((ivec)FN(load_n)(m->in[0] + l->at[i], lanes) & won);
-    }
-    FN(store_n)(m->out[0], sum, lanes);
+ONE(spread_winner) {
+    vec sum[VECTORS] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    EACH_VECTOR PUT(0, sum[u]);
 }
 
 /* --- the walk --------------------------------------------------------------------------------------------------- */
@@ -247,12 +269,12 @@ INLINE void FN(fill_list)(const pool_walk *k, const int64_t at[3], const int64_t
                 if (share == ONES) l->share[l->count] = 1;
                 if (share == WEIGHTS) l->share[l->count] = (REAL)(x[0].weight[i] * x[1].weight[j] * x[2].weight[m]);
                 if (share == COUNTS && backward)
-                    l->share[l->count] = (REAL)(x[0].counted[x[0].index[i]] * x[1].counted[x[1].index[j]] *
-                                                x[2].counted[x[2].index[m]]);
+                    l->share[l->count] = 1 / (REAL)(x[0].counted[x[0].index[i]] * x[1].counted[x[1].index[j]] *
+                                                    x[2].counted[x[2].index[m]]);
                 l->count++;
             }
     if (share == COUNTS && !backward)
-        l->share[0] = (REAL)(x[0].counted[at[0]] * x[1].counted[at[1]] * x[2].counted[at[2]]);
+        l->share[0] = 1 / (REAL)(x[0].counted[at[0]] * x[1].counted[at[1]] * x[2].counted[at[2]]);
 }
 
 /* Row `row` (of size[0] * size[1]) of the maps of `channels` channels, which stand 1 apart; `in` holds the strides of
@@ -322,8 +344,8 @@ typedef struct {
 typedef struct {
     pool_walk walk;
     pool_tensors t;
-    int last; /* channels last: a task is a row of an image; else it is a block of channels of an image */
-    int64_t tasks, rows, blocks, ins, outs, room, list_bytes, own_bytes, bytes;
+    int last; /* channels last: a task is `step` rows of images; else it is a block of channels of an image */
+    int64_t tasks, rows, step, blocks, ins, outs, room, list_bytes, own_bytes, bytes;
     char *own; /* per thread: lists, the variant's room, then the transposed blocks */
 } pool_job;
 
@@ -343,7 +365,9 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     j.last = (y->stride[1] == 1 && a->stride[1] == 1) || y->shape[1] == 1;
     j.rows = j.walk.size[0] * j.walk.size[1];
     j.blocks = cc_ceil_div(y->shape[1], BLOCK);
-    j.tasks = y->shape[0] * (j.last ? j.rows : j.blocks);
+    const int64_t rows = y->shape[0] * j.rows;
+    j.step = MAX(1, MIN(TASK_BYTES / (cc_count(j.ins > j.outs ? a : y) * (int64_t)sizeof(REAL) / rows + 1), rows / LEAST_TASKS));
+    j.tasks = j.last ? cc_ceil_div(rows, j.step) : y->shape[0] * j.blocks;
     j.room = cc_round_up(period * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
     j.list_bytes = j.room + cc_round_up(j.walk.most * kind.room, 64);
     j.own_bytes = j.list_bytes;
@@ -382,7 +406,7 @@ INLINE int32_t *FN(winners)(cc_in t, int64_t i, int64_t c) {
 INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c) {
     return (pool_maps){{FN(reals)(t->in[0], i, c), FN(reals)(t->in[1], i, c), FN(reals)(t->in[2], i, c)},
                        FN(reals)(t->here, i, c), FN(winners)(t->chosen, i, c),
-                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c)};
+                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c), cc_past_cache(cc_count(t->out[0]) * (int64_t)sizeof(REAL))};
 }
 
 /* Transposes a map that is there into a new block (its own bytes of `to`), and returns the block. */
@@ -401,28 +425,32 @@ static void *FN(reserve)(char **to, const void *target, int64_t pixels, int64_t 
     return block;
 }
 
-static void FN(run_task)(const pool_job *j, int64_t task, pool_fn *variant, const void *p) {
-    char *own = j->own + j->own_bytes * cc_thread(), *free = own + j->list_bytes;
-    pool_list *lists = FN(thread_lists)(j, own);
-    const int64_t i = task / (j->last ? j->rows : j->blocks);
-    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2, all = j->t.out[0]->shape[1];
-    if (j->last) {
-        const pool_maps m = FN(maps_of)(&j->t, i, 0);
-        FN(walk_row)(&j->walk, &m, all, in, here, task % j->rows, lists, variant, p);
-        return;
+/* `step` rows of images, channels last. */
+static void FN(run_rows)(const pool_job *j, int64_t task, pool_list *lists, pool_fn *variant, const void *p) {
+    const int64_t *shape = j->t.out[0]->shape, end = MIN((task + 1) * j->step, shape[0] * j->rows);
+    for (int64_t row = task * j->step; row < end; row++) {
+        const pool_maps m = FN(maps_of)(&j->t, row / j->rows, 0);
+        FN(walk_row)(&j->walk, &m, shape[1], j->t.in[0]->stride + 2, j->t.out[0]->stride + 2, row % j->rows, lists, variant,
+                     p);
     }
-    const int64_t c = task % j->blocks * BLOCK, channels = MIN(BLOCK, all - c);
+    cc_end_stream();
+}
+
+/* A block of channels of an image of contiguous maps. `to`: room for the transposed blocks. */
+static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *lists, pool_fn *variant, const void *p) {
+    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2;
+    const int64_t c = task % j->blocks * BLOCK, channels = MIN(BLOCK, j->t.out[0]->shape[1] - c);
     const int64_t in_block[3] = {in[0] * BLOCK, in[1] * BLOCK, in[2] * BLOCK};
     const int64_t here_block[3] = {here[0] * BLOCK, here[1] * BLOCK, here[2] * BLOCK};
-    const pool_maps m = FN(maps_of)(&j->t, i, c);
+    const pool_maps m = FN(maps_of)(&j->t, task / j->blocks, c);
     pool_maps b = {{0}};
-    for (int a = 0; a < 3; a++) b.in[a] = FN(enter)(&free, m.in[a], j->ins, channels);
-    b.here = FN(enter)(&free, m.here, j->outs, channels);
-    for (int a = 0; a < 2; a++) b.out[a] = FN(reserve)(&free, m.out[a], j->outs, sizeof(REAL));
-    int32_t *chosen = FN(reserve)(&free, m.chosen, j->ins, sizeof(int32_t));
+    for (int a = 0; a < 3; a++) b.in[a] = FN(enter)(&to, m.in[a], j->ins, channels);
+    b.here = FN(enter)(&to, m.here, j->outs, channels);
+    for (int a = 0; a < 2; a++) b.out[a] = FN(reserve)(&to, m.out[a], j->outs, sizeof(REAL));
+    int32_t *chosen = FN(reserve)(&to, m.chosen, j->ins, sizeof(int32_t));
     if (m.chosen) FN(winner_in)(chosen, m.chosen, j->ins, channels);
     b.chosen = chosen;
-    b.choice = FN(reserve)(&free, m.choice, j->outs, sizeof(int32_t));
+    b.choice = FN(reserve)(&to, m.choice, j->outs, sizeof(int32_t));
     for (int64_t row = 0; row < j->rows; row++)
         FN(walk_row)(&j->walk, &b, channels, in_block, here_block, row, lists, variant, p);
     for (int a = 0; a < 2; a++)
@@ -436,7 +464,12 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     const pool_job job = FN(plan)(t, w, kind, scratch);
     if (!scratch) return job.bytes;
     PARALLEL_FOR
-    for (int64_t task = 0; task < job.tasks; task++) FN(run_task)(&job, task, variant, p);
+    for (int64_t task = 0; task < job.tasks; task++) {
+        char *own = job.own + job.own_bytes * cc_thread();
+        pool_list *lists = FN(thread_lists)(&job, own);
+        if (job.last) FN(run_rows)(&job, task, lists, variant, p);
+        else FN(run_block)(&job, task, own + job.list_bytes, lists, variant, p);
+    }
     return 0;
 }
 #define POOL(tensors, kind, variant, params) \

@@ -24,23 +24,22 @@ static int halves_of(double e) {
     return e >= 0 && e <= MOST_HALVES / 2 && 2 * e == (int)(2 * e) ? (int)(2 * e) : ANY_POWER;
 }
 
-/* A variant that takes powers to e: `one(..., halves)`, as a constant wherever it is worth it. */
-#define EACH_VECTOR_AT_POWER(one, e)                                                                                \
-    const int halves = halves_of(e);                                                                                \
-    int64_t c = 0;                                                                                                  \
-    switch (halves) {                                                                                               \
-    case 0: FULL_VECTORS(one, 0) break;                                                                             \
-    case 1: FULL_VECTORS(one, 1) break;                                                                             \
-    case 2: FULL_VECTORS(one, 2) break;                                                                             \
-    case 3: FULL_VECTORS(one, 3) break;                                                                             \
-    case 4: FULL_VECTORS(one, 4) break;                                                                             \
-    case 5: FULL_VECTORS(one, 5) break;                                                                             \
-    case 6: FULL_VECTORS(one, 6) break;                                                                             \
-    case 7: FULL_VECTORS(one, 7) break;                                                                             \
-    case 8: FULL_VECTORS(one, 8) break;                                                                             \
-    default: FULL_VECTORS(one, ANY_POWER)                                                                           \
-    }                                                                                                               \
-    REST(one, halves)
+/* VARIANT of a ONE(..., int halves) that takes powers to the number behind p, plus `more`: halves is a constant where that
+ * is often asked for. */
+#define POWER_VARIANT(name, more)                                                                                   \
+    static void FN(name)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {   \
+        const int halves = halves_of(*(const double *)p + (more));                                                  \
+        AT_PIXEL                                                                                                    \
+        switch (halves) {                                                                                           \
+        case 0: FULL_VECTORS(name, 0) break;                                                                        \
+        case 2: FULL_VECTORS(name, 2) break;                                                                        \
+        case 4: FULL_VECTORS(name, 4) break;                                                                        \
+        case 6: FULL_VECTORS(name, 6) break;                                                                        \
+        case 8: FULL_VECTORS(name, 8) break;                                                                        \
+        default: FULL_VECTORS(name, halves)                                                                         \
+        }                                                                                                           \
+        REST(name, halves)                                                                                          \
+    }
 #endif
 
 /* v^e for v >= 0 */
@@ -64,33 +63,32 @@ INLINE vec FN(root)(vec v, double p, int halves) {
 
 /* --- a window's largest element --- */
 
-/* The largest `of` the window's elements; a NaN beats every number. `of` gives no negative number and no NaN with a sign,
- * so that its bits, as integers, are in the same order. */
-INLINE vec FN(largest)(const pool_list *l, const pool_maps *m, vec of(vec), int64_t lanes) {
-    ivec best = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const ivec v = (ivec)of(FN(load_n)(m->in[0] + l->at[i], lanes));
+/* The larger of two, neither a negative number nor a NaN with a sign: their bits, as integers, are in the same order, and a
+ * NaN beats every number. */
+INLINE vec FN(larger)(vec a, vec b) {
+    ivec best = (ivec)a, v = (ivec)b;
 #if REAL_IS_FLOAT
-        UNROLL for (int j = 0; j < V; j++) best[j] = v[j] > best[j] ? v[j] : best[j]; /* one instruction */
+    UNROLL for (int j = 0; j < V; j++) best[j] = v[j] > best[j] ? v[j] : best[j]; /* one instruction */
 #else
-        best = FN(iselect)(v > best, v, best);
+    best = FN(iselect)(v > best, v, best);
 #endif
-    }
     return (vec)best;
 }
 
-/* The same, and the tap of the first of the largest. */
-INLINE vec FN(peak)(const pool_list *l, const pool_maps *m, vec of(vec), ivec *won, int64_t lanes) {
-    vec best = of(FN(load_n)(m->in[0] + l->at[0], lanes));
-    *won = (ivec){0} + (INT)l->tap[0];
-    for (int64_t i = 1; i < l->count; i++) {
-        const vec v = of(FN(load_n)(m->in[0] + l->at[i], lanes));
-        const ivec better = ~(v <= best) & (best == best);
-        best = FN(select)(better, v, best);
-        *won = FN(iselect)(better, (ivec){0} + (INT)l->tap[i], *won);
+/* best[u]: the largest `of` the window's elements; PEAK: and won[u], the tap of the first of the largest. */
+#define LARGEST(of)                                                                                                 \
+    vec best[VECTORS] = {{0}};                                                                                      \
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR best[u] = FN(larger)(best[u], FN(of)(ELEMENT(0, i)));
+#define PEAK(of)                                                                                                    \
+    vec best[VECTORS];                                                                                              \
+    ivec won[VECTORS];                                                                                              \
+    EACH_VECTOR best[u] = FN(of)(ELEMENT(0, 0)), won[u] = TAP(0);                                                   \
+    for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {                                                            \
+        const vec v = FN(of)(ELEMENT(0, i));                                                                        \
+        const ivec better = ~(v <= best[u]) & (best[u] == best[u]);                                                 \
+        best[u] = FN(select)(better, v, best[u]);                                                                   \
+        won[u] = FN(iselect)(better, TAP(i), won[u]);                                                               \
     }
-    return best;
-}
 
 /* a / best is a * step * inverse: no division per element. The step, a power of two, keeps the inverse from overflow
  * and its bits from underflow. */
@@ -106,126 +104,113 @@ INLINE window_unit FN(unit)(vec best) {
 
 /* --- lp_pool, gaussian_lp_pool: `share` holds the weights --------------------------------------------------------- */
 
-INLINE void FN(reduce_lp_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes, int halves) {
+ONE(reduce_lp, int halves) {
     const double e = *(const double *)p;
-    const vec best = FN(largest)(l, m, FN(magnitude), lanes);
-    const window_unit unit = FN(unit)(best);
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec a = FN(magnitude)(FN(load_n)(m->in[0] + l->at[i], lanes));
-        sum += l->share[i] * FN(power)(a * unit.step * unit.inverse, e, halves);
+    LARGEST(magnitude)
+    window_unit unit[VECTORS];
+    vec sum[VECTORS] = {{0}};
+    EACH_VECTOR unit[u] = FN(unit)(best[u]);
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec r = FN(magnitude)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse;
+        sum[u] += l->share[i] * FN(power)(r, e, halves);
     }
-    FN(store_n)(m->out[0], FN(select)(FN(is_number)(best), best * FN(root)(sum, e, halves), best), lanes);
+    EACH_VECTOR PUT(0, FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[u], e, halves), best[u]));
 }
-
-static void FN(reduce_lp)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {
-    EACH_VECTOR_AT_POWER(FN(reduce_lp_one), *(const double *)p)
-}
+POWER_VARIANT(reduce_lp, 0)
 
 /* in: dy, y; here: x. `halves` is p - 1. */
-INLINE void FN(spread_lp_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes, int halves) {
-    const vec x = FN(load_n)(m->here, lanes), a = FN(magnitude)(x);
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec y = FN(load_n)(m->in[1] + l->at[i], lanes), dy = FN(load_n)(m->in[0] + l->at[i], lanes);
-        const vec slope = FN(power)(a / y, *(const double *)p - 1, halves);
-        sum += FN(select)(y == 0, (vec){0}, l->share[i] * dy * slope);
+ONE(spread_lp, int halves) {
+    vec x[VECTORS], sum[VECTORS] = {{0}};
+    EACH_VECTOR x[u] = HERE;
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec y = ELEMENT(1, i), slope = FN(power)(FN(magnitude)(x[u]) / y, *(const double *)p - 1, halves);
+        sum[u] += FN(select)(y == 0, (vec){0}, l->share[i] * ELEMENT(0, i) * slope);
     }
-    FN(store_n)(m->out[0], FN(sign)(x) * sum, lanes);
+    EACH_VECTOR PUT(0, FN(sign)(x[u]) * sum[u]);
 }
-
-static void FN(spread_lp)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {
-    EACH_VECTOR_AT_POWER(FN(spread_lp_one), *(const double *)p - 1)
-}
+POWER_VARIANT(spread_lp, -1)
 
 /* p = inf */
-INLINE void FN(reduce_peak_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    ivec won;
-    FN(store_n)(m->out[0], FN(peak)(l, m, FN(magnitude), &won, lanes), lanes);
-    FN(store_winner)(m->choice, won, lanes);
+ONE(reduce_peak) {
+    PEAK(magnitude)
+    EACH_VECTOR {
+        PUT(0, best[u]);
+        CHOOSE(won[u]);
+    }
 }
 VARIANT(reduce_peak)
 
 /* in: dy; chosen: winner; here: x. */
-INLINE void FN(spread_peak_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    const vec x = FN(load_n)(m->here, lanes);
-    FN(spread_winner_one)(l, m, p, lanes);
-    FN(store_n)(m->out[0], FN(sign)(x) * FN(load_n)(m->out[0], lanes), lanes);
+ONE(spread_peak) {
+    vec sum[VECTORS] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
 }
 VARIANT(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
-INLINE void FN(reduce_expectation_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes,
-                                       int halves) {
+ONE(reduce_expectation, int halves) {
     const double e = *(const double *)p;
-    const vec best = FN(largest)(l, m, FN(positive), lanes), most = FN(splat)((REAL)INFINITY);
-    const window_unit unit = FN(unit)(best);
-    const ivec number = FN(is_number)(best);
-    vec total = {0}, sum = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec r = FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes)) * unit.step * unit.inverse;
-        const vec w = FN(power)(r, e, halves);
-        total += w;
-        sum += w * r;
+    LARGEST(positive)
+    window_unit unit[VECTORS];
+    vec total[VECTORS] = {{0}}, sum[VECTORS] = {{0}};
+    EACH_VECTOR unit[u] = FN(unit)(best[u]);
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec r = FN(positive)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse, w = FN(power)(r, e, halves);
+        total[u] += w;
+        sum[u] += w * r;
     }
-    const vec share = sum / total;
-    FN(store_n)(m->out[0], FN(select)(number, best * share, best), lanes);
-    FN(store_n)(m->out[1], FN(select)(number, total / FN(power)(share, e, halves), most), lanes);
+    EACH_VECTOR {
+        const ivec number = FN(is_number)(best[u]);
+        const vec share = sum[u] / total[u], most = FN(splat)((REAL)INFINITY);
+        PUT(0, FN(select)(number, best[u] * share, best[u]));
+        PUT(1, FN(select)(number, total[u] / FN(power)(share, e, halves), most));
+    }
 }
-
-static void FN(reduce_expectation)(const pool_list *l, const pool_maps *m, int64_t here, const void *p,
-                                   int64_t channels) {
-    EACH_VECTOR_AT_POWER(FN(reduce_expectation_one), *(const double *)p)
-}
+POWER_VARIANT(reduce_expectation, 0)
 
 /* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `halves` is power - 1. */
-INLINE void FN(spread_expectation_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes,
-                                       int halves) {
+ONE(spread_expectation, int halves) {
     const double e = *(const double *)p;
-    const vec x = FN(load_n)(m->here, lanes), a = FN(positive)(x);
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec y = FN(load_n)(m->in[1] + l->at[i], lanes), r = a / y;
-        const vec share = FN(load_n)(m->in[0] + l->at[i], lanes) / FN(load_n)(m->in[2] + l->at[i], lanes);
+    vec x[VECTORS], sum[VECTORS] = {{0}};
+    EACH_VECTOR x[u] = HERE;
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec y = ELEMENT(1, i), r = FN(positive)(x[u]) / y, share = ELEMENT(0, i) / ELEMENT(2, i);
         const vec slope = FN(power)(r, e - 1, halves) * ((REAL)(e + 1) * r - (REAL)e);
-        sum += FN(select)(y == 0, (vec){0}, slope * share);
+        sum[u] += FN(select)(y == 0, (vec){0}, slope * share);
     }
-    FN(store_n)(m->out[0], FN(select)(x <= 0, (vec){0}, sum), lanes);
+    EACH_VECTOR PUT(0, FN(select)(x[u] <= 0, (vec){0}, sum[u]));
 }
-
-static void FN(spread_expectation)(const pool_list *l, const pool_maps *m, int64_t here, const void *p,
-                                   int64_t channels) {
-    EACH_VECTOR_AT_POWER(FN(spread_expectation_one), *(const double *)p - 1)
-}
+POWER_VARIANT(spread_expectation, -1)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
 
-INLINE void FN(reduce_entropy_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    ivec won;
-    const vec best = FN(peak)(l, m, FN(positive), &won, lanes);
-    const window_unit unit = FN(unit)(best);
-    const ivec number = FN(is_number)(best);
-    vec mean = {0};
+ONE(reduce_entropy) {
+    PEAK(positive)
+    window_unit unit[VECTORS];
+    vec mean[VECTORS] = {{0}};
+    EACH_VECTOR unit[u] = FN(unit)(best[u]);
     for (int64_t i = 0; i < l->count; i++)
-        mean += l->share[i] * (FN(positive)(FN(load_n)(m->in[0] + l->at[i], lanes)) * unit.step * unit.inverse);
-    const vec ratio = 1 / mean;
-    FN(store_n)(m->out[0], FN(select)(number, best * ratio, best), lanes);
-    FN(store_n)(m->out[1], FN(select)(number, ratio, (vec){0}), lanes);
-    FN(store_winner)(m->choice, FN(iselect)(best == 0, (ivec){0} - 1, won), lanes);
+        EACH_VECTOR mean[u] += l->share[i] * (FN(positive)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse);
+    EACH_VECTOR {
+        const ivec number = FN(is_number)(best[u]);
+        const vec ratio = 1 / mean[u];
+        PUT(0, FN(select)(number, best[u] * ratio, best[u]));
+        PUT(1, FN(select)(number, ratio, (vec){0}));
+        CHOOSE(FN(iselect)(best[u] == 0, (ivec){0} - 1, won[u]));
+    }
 }
 VARIANT(reduce_entropy)
 
 /* in: dy, ratio; chosen: winner; here: x. */
-INLINE void FN(spread_entropy_one)(const pool_list *l, const pool_maps *m, const void *p, int64_t lanes) {
-    const vec x = FN(load_n)(m->here, lanes);
-    vec sum = {0};
-    for (int64_t i = 0; i < l->count; i++) {
-        const vec dy = FN(load_n)(m->in[0] + l->at[i], lanes), ratio = FN(load_n)(m->in[1] + l->at[i], lanes);
-        const ivec won = FN(load_winner)(m->chosen + l->at[i], lanes) == (ivec){0} + (INT)l->tap[i];
-        sum += FN(select)(won, 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
+ONE(spread_entropy) {
+    vec sum[VECTORS] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec dy = ELEMENT(0, i), ratio = ELEMENT(1, i);
+        sum[u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
     }
-    FN(store_n)(m->out[0], FN(select)(x <= 0, (vec){0}, sum), lanes);
+    EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[u]));
 }
 VARIANT(spread_entropy)
 
