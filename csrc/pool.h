@@ -11,12 +11,23 @@
  *            written once, by one thread: no zeroing, no races.
  *
  * A variant is one function over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c and
- * pool_draw.c; the walk calls it once per pixel. Included by those files, after twice.h. */
+ * pool_draw.c; the walk calls it once per pixel. Included by those files, after twice.h.
+ *
+ * The limit is memory: of 2x2 windows, forward reads x and writes a quarter of it twice (y, winners), backward the
+ * reverse. Steps there, 25 MB of x, channels last, forward / backward in ms with cold caches (one image in cache, one
+ * thread, in us):
+ *     a vector at a time, the maps moved to every one       1.6 / 2.1 (26 / 54)
+ *     moved to the pixel, copies of list and maps           1.6 / 2.0 (21 / 36)
+ *     VECTORS at a time: the list is read once for them     1.5 / 1.9 (16 / 31); global max 1.9 to 1.5 / 1.6 (27 to 13)
+ *     dx past the caches                                    1.5 / 1.4
+ *     tasks of TASK_BYTES in place of single rows           1.4 / 1.25
+ * Loops of a constant length for lists of 1, 2, 4 and 9 entries were no faster than VECTORS, in three times the code,
+ * and global pools gained nothing by them. */
 
 #ifndef POOL_H
 #define POOL_H
-#define TASK_BYTES (256 << 10)
-#define LEAST_TASKS 32
+#define TASK_BYTES ((int64_t)256 << 10) /* of the larger map: threads that take single rows in turns break up each other's */
+#define LEAST_TASKS 32                  /* streams, which cost 10 % */
 #define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
 /* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
  * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
@@ -142,7 +153,7 @@ typedef struct {
     const int32_t *chosen;
     REAL *out[2];
     int32_t *choice;
-    int past; /* the caches: FN(stream) */
+    int past; /* results are streamed: FN(stream) */
 } pool_maps;
 
 #define pool_fn FN(cc_pool_fn)
@@ -345,6 +356,7 @@ typedef struct {
     pool_walk walk;
     pool_tensors t;
     int last; /* channels last: a task is `step` rows of images; else it is a block of channels of an image */
+    int past; /* results are streamed */
     int64_t tasks, rows, step, blocks, ins, outs, room, list_bytes, own_bytes, bytes;
     char *own; /* per thread: lists, the variant's room, then the transposed blocks */
 } pool_job;
@@ -365,9 +377,10 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     j.last = (y->stride[1] == 1 && a->stride[1] == 1) || y->shape[1] == 1;
     j.rows = j.walk.size[0] * j.walk.size[1];
     j.blocks = cc_ceil_div(y->shape[1], BLOCK);
-    const int64_t rows = y->shape[0] * j.rows;
-    j.step = MAX(1, MIN(TASK_BYTES / (cc_count(j.ins > j.outs ? a : y) * (int64_t)sizeof(REAL) / rows + 1), rows / LEAST_TASKS));
+    const int64_t rows = y->shape[0] * j.rows, bytes = cc_count(j.ins > j.outs ? a : y) * (int64_t)sizeof(REAL);
+    j.step = MAX(1, MIN(TASK_BYTES / cc_ceil_div(bytes, rows), rows / LEAST_TASKS));
     j.tasks = j.last ? cc_ceil_div(rows, j.step) : y->shape[0] * j.blocks;
+    j.past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
     j.room = cc_round_up(period * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
     j.list_bytes = j.room + cc_round_up(j.walk.most * kind.room, 64);
     j.own_bytes = j.list_bytes;
@@ -406,7 +419,7 @@ INLINE int32_t *FN(winners)(cc_in t, int64_t i, int64_t c) {
 INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c) {
     return (pool_maps){{FN(reals)(t->in[0], i, c), FN(reals)(t->in[1], i, c), FN(reals)(t->in[2], i, c)},
                        FN(reals)(t->here, i, c), FN(winners)(t->chosen, i, c),
-                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c), cc_past_cache(cc_count(t->out[0]) * (int64_t)sizeof(REAL))};
+                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c)};
 }
 
 /* Transposes a map that is there into a new block (its own bytes of `to`), and returns the block. */
@@ -429,9 +442,10 @@ static void *FN(reserve)(char **to, const void *target, int64_t pixels, int64_t 
 static void FN(run_rows)(const pool_job *j, int64_t task, pool_list *lists, pool_fn *variant, const void *p) {
     const int64_t *shape = j->t.out[0]->shape, end = MIN((task + 1) * j->step, shape[0] * j->rows);
     for (int64_t row = task * j->step; row < end; row++) {
-        const pool_maps m = FN(maps_of)(&j->t, row / j->rows, 0);
-        FN(walk_row)(&j->walk, &m, shape[1], j->t.in[0]->stride + 2, j->t.out[0]->stride + 2, row % j->rows, lists, variant,
-                     p);
+        pool_maps m = FN(maps_of)(&j->t, row / j->rows, 0);
+        m.past = j->past;
+        FN(walk_row)(&j->walk, &m, shape[1], j->t.in[0]->stride + 2, j->t.out[0]->stride + 2, row % j->rows, lists,
+                     variant, p);
     }
     cc_end_stream();
 }

@@ -173,14 +173,14 @@ POWER_VARIANT(reduce_expectation, 0)
 /* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `halves` is power - 1. */
 ONE(spread_expectation, int halves) {
     const double e = *(const double *)p;
-    vec x[VECTORS], sum[VECTORS] = {{0}};
-    EACH_VECTOR x[u] = HERE;
+    vec a[VECTORS], sum[VECTORS] = {{0}};
+    EACH_VECTOR a[u] = FN(positive)(HERE);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec y = ELEMENT(1, i), r = FN(positive)(x[u]) / y, share = ELEMENT(0, i) / ELEMENT(2, i);
+        const vec y = ELEMENT(1, i), r = a[u] / y, share = ELEMENT(0, i) / ELEMENT(2, i);
         const vec slope = FN(power)(r, e - 1, halves) * ((REAL)(e + 1) * r - (REAL)e);
         sum[u] += FN(select)(y == 0, (vec){0}, slope * share);
     }
-    EACH_VECTOR PUT(0, FN(select)(x[u] <= 0, (vec){0}, sum[u]));
+    EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
 }
 POWER_VARIANT(spread_expectation, -1)
 
@@ -198,7 +198,7 @@ ONE(reduce_entropy) {
         const vec ratio = 1 / mean[u];
         PUT(0, FN(select)(number, best[u] * ratio, best[u]));
         PUT(1, FN(select)(number, ratio, (vec){0}));
-        CHOOSE(FN(iselect)(best[u] == 0, (ivec){0} - 1, won[u]));
+        CHOOSE(won[u] | (best[u] == 0)); /* -1 where no element is positive */
     }
 }
 VARIANT(reduce_entropy)
