@@ -10,8 +10,8 @@
  * backward   Gathers: for every pixel of dx, the list of the windows that hold it, as (output pixel, tap). Every dx is
  *            written once, by one thread: no zeroing, no races.
  *
- * A variant is one function over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c and
- * pool_draw.c; the walk calls it once per pixel. Included by those files, after twice.h.
+ * A variant is one function over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c
+ * and pool_draw.c; the walk calls it once per pixel. Included by those files, after twice.h.
  *
  * The limit is memory: of 2x2 windows, forward reads x and writes a quarter of it twice (y, winners), backward the
  * reverse. Steps there, 25 MB of x, channels last, forward / backward in ms with cold caches (one image in cache, one
@@ -21,13 +21,15 @@
  *     VECTORS at a time: the list is read once for them     1.5 / 1.9 (16 / 31); global max 1.9 to 1.5 / 1.6 (27 to 13)
  *     dx past the caches                                    1.5 / 1.4
  *     tasks of TASK_BYTES in place of single rows           1.4 / 1.25
- * Loops of a constant length for lists of 1, 2, 4 and 9 entries were no faster than VECTORS, in three times the code,
- * and global pools gained nothing by them. */
+ * Loops of a constant length for lists of 1, 2, 4 and 9 entries were no faster than VECTORS, in twice the code, and
+ * global pools gained nothing by them. Fetching the next row of windows ahead gained nothing: forward is at the rate of a
+ * plain pass with cold caches (25 MB read, 12.6 written: 1.35 to 1.6). */
 
 #ifndef POOL_H
 #define POOL_H
-#define TASK_BYTES ((int64_t)256 << 10) /* of the larger map: threads that take single rows in turns break up each other's */
-#define LEAST_TASKS 32                  /* streams, which cost 10 % */
+/* Of the larger map, in a task: threads that take single rows in turns break up each other's streams. */
+#define TASK_BYTES ((int64_t)256 << 10)
+#define LEAST_TASKS 32
 #define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
 /* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
  * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
@@ -91,8 +93,8 @@ static void fill_counted(axis_list *l, const cc_window *w, int a, int64_t count_
     }
 }
 
-/* A Gaussian envelope over the real taps [first, last) of a window, before it is divided by its sum. Exponents are taken from the
- * real tap that is nearest to the centre, so that the weights never all vanish. */
+/* A Gaussian envelope over the real taps [first, last) of a window, before it is divided by its sum. Exponents are taken
+ * from the real tap that is nearest to the centre, so that the weights never all vanish. */
 static double envelope(const cc_window *w, int a, double sigma, int64_t first, int64_t last, int64_t tap) {
     const double centre = (w->kernel[a] - 1) / 2.0, far = fabs(tap - centre);
     const double nearest = fabs(MIN(MAX(floor(centre), first), last - 1) - centre);
@@ -170,11 +172,11 @@ INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     return to;
 }
 
-/* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are there),
- * and VARIANT(name), which walks the channels with it: VECTORS vectors, then single ones, then what is left of one. In it
- * EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the list's entry i, HERE what stands at the pixel
- * itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The list and the maps are copies, so that compilers
- * keep them in registers over the stores. */
+/* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are
+ * there), and VARIANT(name), which walks the channels with it: VECTORS vectors, then single ones, then what is left of
+ * one. In it EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the list's entry i, HERE what stands at
+ * the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The list and the maps are copies, so that
+ * compilers keep them in registers over the stores. */
 #define VECTORS 4
 #define ONE(name, ...)                                                                                              \
     INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
@@ -451,7 +453,8 @@ static void FN(run_rows)(const pool_job *j, int64_t task, pool_list *lists, pool
 }
 
 /* A block of channels of an image of contiguous maps. `to`: room for the transposed blocks. */
-static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *lists, pool_fn *variant, const void *p) {
+static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *lists, pool_fn *variant,
+                          const void *p) {
     const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2;
     const int64_t c = task % j->blocks * BLOCK, channels = MIN(BLOCK, j->t.out[0]->shape[1] - c);
     const int64_t in_block[3] = {in[0] * BLOCK, in[1] * BLOCK, in[2] * BLOCK};

@@ -24,8 +24,8 @@ static int halves_of(double e) {
     return e >= 0 && e <= MOST_HALVES / 2 && 2 * e == (int)(2 * e) ? (int)(2 * e) : ANY_POWER;
 }
 
-/* VARIANT of a ONE(..., int halves) that takes powers to the number behind p, plus `more`: halves is a constant where that
- * is often asked for. */
+/* VARIANT of a ONE(..., int halves) that takes powers to the number behind p, plus `more`: halves is a constant where
+ * that is often asked for. */
 #define POWER_VARIANT(name, more)                                                                                   \
     static void FN(name)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {   \
         const int halves = halves_of(*(const double *)p + (more));                                                  \
@@ -63,8 +63,8 @@ INLINE vec FN(root)(vec v, double p, int halves) {
 
 /* --- a window's largest element --- */
 
-/* The larger of two, neither a negative number nor a NaN with a sign: their bits, as integers, are in the same order, and a
- * NaN beats every number. */
+/* The larger of two, neither a negative number nor a NaN with a sign: their bits, as integers, are in the same order,
+ * and a NaN beats every number. */
 INLINE vec FN(larger)(vec a, vec b) {
     ivec best = (ivec)a, v = (ivec)b;
 #if REAL_IS_FLOAT
