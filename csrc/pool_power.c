@@ -65,7 +65,7 @@ INLINE vec FN(root)(vec v, double p, int halves) {
 
 /* The larger of two, neither a negative number nor a NaN with a sign: their bits, as integers, are in the same order,
  * and a NaN beats every number. */
-INLINE vec FN(larger)(vec a, vec b) {
+INLINE vec FN(higher)(vec a, vec b) {
     ivec best = (ivec)a, v = (ivec)b;
 #if REAL_IS_FLOAT
     UNROLL for (int j = 0; j < V; j++) best[j] = v[j] > best[j] ? v[j] : best[j]; /* one instruction */
@@ -78,7 +78,7 @@ INLINE vec FN(larger)(vec a, vec b) {
 /* best[u]: the largest `of` the window's elements; PEAK: and won[u], the tap of the first of the largest. */
 #define LARGEST(of)                                                                                                 \
     vec best[VECTORS] = {{0}};                                                                                      \
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR best[u] = FN(larger)(best[u], FN(of)(ELEMENT(0, i)));
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR best[u] = FN(higher)(best[u], FN(of)(ELEMENT(0, i)));
 #define PEAK(of)                                                                                                    \
     vec best[VECTORS];                                                                                              \
     ivec won[VECTORS];                                                                                              \
