@@ -172,19 +172,20 @@ static int possible(const cc_window *w) {
            (w->kernel[1] == 3 || w->kernel[1] == 5) && w->kernel[1] <= LARGEST;
 }
 
-/* The cost model of algorithm="auto", in multiply-adds. Transforms cost TILE of them per element of a tile, FILTER per
- * element of a filter, and the products run at two thirds of the direct kernel's rate, as measured. Tiles count whole.
- * With few channels or maps the direct kernel has better ways. */
-#define TILE 8
-#define FILTER 30
+/* The cost model of algorithm="auto", in multiply-adds, which run as fast as the direct kernel's: bench/algorithms.py
+ * measures what it is worth. Transforms cost TILE of them per element of a tile, FILTER per element of a filter. Tiles
+ * count whole, and fill the rows of two tasks. With few channels or maps the direct kernel has better ways. */
+#define TILE 6
+#define FILTER 4
+#define FEWEST 8
 int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps) {
     if (c->algorithm == DIRECT || !possible(&c->window)) return 0;
     if (c->algorithm == WINOGRAD) return 1;
     const int64_t taps = c->window.kernel[1] * c->window.kernel[2], alpha = M + c->window.kernel[1] - 1;
-    const int64_t tiles = images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M);
+    const int64_t tiles = cc_round_up(images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M), 2 * MR);
     const int64_t elements = tiles * (channels * maps + TILE * (channels + maps)) + FILTER * channels * maps;
     const int64_t direct = images * out[0] * out[1] * taps * channels * maps;
-    return channels >= 8 && maps >= 16 && 3 * alpha * alpha * elements < 2 * direct;
+    return MIN(channels, maps) >= FEWEST && alpha * alpha * elements < direct;
 }
 
 int64_t cc_winograd_forward(cc_out y, cc_in x, cc_in w, cc_in bias, const cc_conv *c, void *scratch) {
