@@ -8,7 +8,7 @@
 
 int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
 #if REAL_IS_FLOAT
-    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups))
+    if (cc_winograd_chosen(p, y->shape[0], y->shape + 3, w->shape[1], w->shape[0] / p->groups, 1))
         return cc_winograd_forward(y, x, w, b, p, scratch);
 #endif
     return FN(cc_direct_forward)(y, x, w, b, p, scratch);
@@ -20,11 +20,11 @@ int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc
     int64_t wanted = 0;
 #if REAL_IS_FLOAT
     const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups;
-    if (cc_wanted(dx) && cc_winograd_chosen(p, dy->shape[0], dx->shape + 3, maps, channels)) {
+    if (cc_wanted(dx) && cc_winograd_chosen(p, dy->shape[0], dx->shape + 3, maps, channels, 1)) {
         wanted = cc_winograd_backward_data(dx, dy, w, p, scratch);
         dx = NULL;
     }
-    if (cc_wanted(dw) && cc_winograd_chosen(p, dy->shape[0], dy->shape + 3, channels, maps)) {
+    if (cc_wanted(dw) && cc_winograd_chosen(p, dy->shape[0], dy->shape + 3, channels, maps, 0)) {
         const int64_t result = cc_winograd_backward_weights(dw, dy, x, p, scratch);
         wanted = MAX(wanted, result);
         if (scratch && !result) dw = NULL; /* where it is not finite, the direct kernel does it again */

@@ -174,15 +174,17 @@ static int possible(const cc_window *w) {
 
 /* The cost model of algorithm="auto", in multiply-adds, which run as fast as the direct kernel's: bench/algorithms.py
  * measures what it is worth. Transforms cost TILE of them per element of a tile, FILTER per element of a filter. Tiles
- * count whole, and fill the rows of two tasks. With few channels or maps the direct kernel has better ways. */
+ * count whole, and as rows of a product (all but backward to w) they fill those of two tasks. With few channels or maps
+ * the direct kernel has better ways. */
 #define TILE 6
 #define FILTER 4
 #define FEWEST 8
-int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps) {
+int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps,
+                       int are_rows) {
     if (c->algorithm == DIRECT || !possible(&c->window)) return 0;
     if (c->algorithm == WINOGRAD) return 1;
     const int64_t taps = c->window.kernel[1] * c->window.kernel[2], alpha = M + c->window.kernel[1] - 1;
-    const int64_t tiles = cc_round_up(images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M), 2 * MR);
+    const int64_t tiles = cc_round_up(images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M), are_rows ? 2 * MR : 1);
     const int64_t elements = tiles * (channels * maps + TILE * (channels + maps)) + FILTER * channels * maps;
     const int64_t direct = images * out[0] * out[1] * taps * channels * maps;
     return MIN(channels, maps) >= FEWEST && alpha * alpha * elements < direct;
