@@ -174,20 +174,24 @@ static int possible(const cc_window *w) {
 
 /* The cost model of algorithm="auto", in multiply-adds, which run as fast as the direct kernel's: bench/algorithms.py
  * measures what it is worth. Transforms cost TILE of them per element of a tile, FILTER per element of a filter. Tiles
- * count whole, and as rows of a product (all but backward to w) they fill those of two tasks. With few channels or maps
- * the direct kernel has better ways. */
+ * count whole, and as rows of a product (all but backward to w) they fill those of two tasks.
+ *
+ * With few channels or maps the direct kernel has better ways; and sums of few terms round so little when they are
+ * formed directly that the transforms' own error would show (tests/test_backends.py bounds it by the terms). */
 #define TILE 6
 #define FILTER 4
 #define FEWEST 8
+#define LEAST_TERMS 64
 int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps,
                        int are_rows) {
     if (c->algorithm == DIRECT || !possible(&c->window)) return 0;
     if (c->algorithm == WINOGRAD) return 1;
     const int64_t taps = c->window.kernel[1] * c->window.kernel[2], alpha = M + c->window.kernel[1] - 1;
+    const int64_t pixels = images * out[0] * out[1], terms = are_rows ? channels * taps : pixels;
+    if (MIN(channels, maps) < FEWEST || terms < LEAST_TERMS) return 0;
     const int64_t tiles = cc_round_up(images * cc_ceil_div(out[0], M) * cc_ceil_div(out[1], M), are_rows ? 2 * MR : 1);
     const int64_t elements = tiles * (channels * maps + TILE * (channels + maps)) + FILTER * channels * maps;
-    const int64_t direct = images * out[0] * out[1] * taps * channels * maps;
-    return MIN(channels, maps) >= FEWEST && alpha * alpha * elements < direct;
+    return alpha * alpha * elements < pixels * taps * channels * maps;
 }
 
 int64_t cc_winograd_forward(cc_out y, cc_in x, cc_in w, cc_in bias, const cc_conv *c, void *scratch) {
