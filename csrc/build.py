@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = [
     "conv.c",
     "conv_direct.c",
+    "conv_versions.c",
     "conv_weights.c",
     "conv_winograd.c",
     "conv_winograd_weights.c",

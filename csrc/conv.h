@@ -67,8 +67,8 @@ INLINE void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_
     }
 }
 
-/* The inner loop of all direct kernels: acc[m] += sum over i of x[m][at[i]] lanes[i]. Forward, i are rows, m pixels, and
- * lanes maps of w; backward to w, i are pixels, m rows, and lanes maps of dy. */
+/* The inner loop of all direct kernels: acc[m] += sum over i of x[m][at[i]] lanes[i]. Forward, i are rows, m pixels,
+ * and lanes maps of w; backward to w, i are pixels, m rows, and lanes maps of dy. */
 INLINE void FN(gather_tile)(const int64_t *at, int64_t count, const REAL *const x[MR], const REAL *lanes,
                             vec acc[MR][NV]) {
     for (int64_t i = 0; i < count; i++, lanes += BLOCK) {

@@ -5,21 +5,34 @@
  *     y[pixel][k] = bias[k] + sum over rows r of x[base(pixel) + offset(r)] * w[r][k]
  *
  * on a channels-last, zero-padded x. A row is a (tap, channel) pair; its offset from the pixel's base does not depend
- * on the pixel, so stride, dilation and rank live in two lists of offsets and nowhere else. Rows whose offsets follow
- * each other form a run, and the inner loop walks a run: with stride-1 taps a whole kernel line of channels, for C = 1
- * or 3 too.
+ * on the pixel, so stride, dilation and rank live in lists of offsets and nowhere else.
  *
  *   forward          pixels of y, all taps.
  *   backward to x    the same on dy. With stride s, the pixels of dx fall into s phases per axis; those of one phase
  *                    share their taps, so each phase is one call of gather (with stride 1 there is one phase).
- *   backward to w    conv_weights.c: the same rows and pixels, the reduction over pixels.
+ *   backward to w    conv_weights.c: the same inner loop (conv.h), the reduction over pixels.
  *
  * Few maps (dx of a first layer has 1 or 3) would leave most lanes empty. There the reduction is the vector: a tile of
- * DOT_PIXELS by DOT_MAPS sums keeps V partial sums each, along runs that are long because they hold dy's channels.
+ * DOT_PIXELS by DOT_MAPS sums keeps V partial sums each, along runs of rows whose offsets follow each other, which are
+ * long because they hold dy's channels.
  *
  * Registers: a tile of MR pixels (or rows) by NV vectors of maps. Per step NV loads of w, MR broadcasts of x and
  * MR * NV fused multiply-adds: 12 against 8 loads with 16 registers, 24 against 14 with 32, so arithmetic is the limit.
  * Weights are packed to [block of NV * V maps][row][lane], so the inner loop reads them in order.
+ *
+ * What the steps gained, ms of forward, AVX2 (Zen 3, 2 threads, 220 GFLOP/s; two times where runs differed):
+ *
+ *   mnist1   zf1      nin1     cccp1
+ *   1.8      6.4      16-20    38       runs of rows walked with moving pointers, all sums through memory, all stores
+ *                                       plain, padding copied pixel by pixel
+ *   0.75     4.5      10-14    27-30    a list of offsets instead of runs; one panel's sums start at the bias and go
+ *                                       from registers to y, past the caches from 16 MiB on; a task takes all maps,
+ *                                       so that x comes from memory once; padding copied line by line
+ *   0.36     2.8      8.4      18       the multiply-adds alone
+ *
+ * With operands in L1 the inner loop reaches 90 GFLOP/s of 110 a thread at 25 rows, 95 at 75, 97 at 256 (4 pixels by 3
+ * vectors the same, x packed side by side 99). What did not help: panels of 128, 192 and 384 rows instead of 256
+ * (alex1, cccp1: within the noise), fetching the next tile's pixels ahead (cccp1 the same, 3x3 layers 5 % slower).
  */
 #include "twice.h"
 

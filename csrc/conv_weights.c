@@ -1,8 +1,19 @@
 /* Convolution backward to weights and bias: the reduction runs over pixels.
  *
  * A tile of MR rows (tap, channel) by NV vectors of maps stays in registers while pixels go by: per pixel NV loads of
- * dy, MR broadcasts of x, MR * NV fused multiply-adds. Every sum belongs to one task, so there are no races and no
- * atomics; where there are few tasks (first layers, 1x1), pixels are cut into parts whose sums are added afterwards.
+ * dy, MR broadcasts of x, MR * NV fused multiply-adds: gather_tile of conv.h. Every sum belongs to one task, so there
+ * are no races and no atomics; where there are few tasks (first layers, 1x1), pixels are cut into parts whose sums are
+ * added afterwards. The bias' gradient is summed on the way, from the pixels of dy that are near then.
+ *
+ * What the steps gained, ms of dw / db, AVX2 (Zen 3, 2 threads; best of runs side by side):
+ *
+ *   mnist1        zf1          nin1         cccp1
+ *   1.2 / 0.75    5.1 / 2.1    17 / 6.2     34 / 5.2   x and dy packed for 96 rows by 128 maps; db a vector of maps at
+ *                                                      a time, each over all of dy
+ *   0.86 / 0.55   4.4 / 1.2    16 / 5.7     27 / 4.5   x read where it stands; 192 rows by 192 maps; db with dw
+ *   0.79          4.2          12.5         27         one pointer per row, moved by the pixel, dy packed whole
+ *
+ * Rows in the outer loop, blocks of maps in the inner (x in L1, dy from L2): 0.80, 4.2, 14, 28, and alex1 23 for 20.
  */
 #include "twice.h"
 

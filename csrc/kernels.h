@@ -65,6 +65,10 @@ KERNEL(conv_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in 
 KERNEL(conv_relu_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
 KERNEL(conv_relu_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, cc_in y, const cc_conv *p)
 
+/* conv_versions.c: for `cnncore bench conv --versions` */
+KERNEL(conv_v1_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
+KERNEL(conv_v2_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
+
 /* pool.c */
 KERNEL(max_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_max_pool *p)
 KERNEL(max_pool_backward, cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p)

@@ -103,6 +103,16 @@ def test_rates_and_percents_follow_from_the_cost() -> None:
     assert (relu.limit, relu.percent) == ("copy", pytest.approx(100 * relu.gbs / 40))
 
 
+def test_earlier_versions_compute_the_same() -> None:
+    """Groups, stride, dilation and padding, in both formats; `rows` compares with the definition."""
+    rng = np.random.default_rng(0)
+    arrays = tuple(rng.standard_normal(s, np.float32) for s in ((2, 4, 9, 11), (10, 2, 3, 2), (10,)))
+    attrs = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 2}
+    chosen = bench.versions(Problem(registry["conv"], "small", lambda rng: arrays, attrs))
+    found = {(r.op, r.format) for r in bench.rows(chosen, "c", PEAKS, 0.0)}
+    assert found == {(p.op.name, layout) for p in chosen for layout in bench.FORMATS} and len(chosen) == 4
+
+
 def test_formats_reach_the_kernel() -> None:
     """Contiguous and channels-last rows get arrays with those strides, dy included."""
     op, seen = registry["relu"], []

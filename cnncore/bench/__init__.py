@@ -18,8 +18,9 @@ from ..errors import CnncoreError
 from ..ops.op import MAP, Arrays, Context, Cost, run
 from .measure import Peaks, Time, peaks, timed
 from .problems import Problem, first_samples, problems_of
+from .versions import versions
 
-__all__ = ["FORMATS", "Peaks", "Problem", "Row", "peaks", "problems_of", "rows"]
+__all__ = ["FORMATS", "Peaks", "Problem", "Row", "peaks", "problems_of", "rows", "versions"]
 
 FORMATS = ("contiguous", "channels_last")
 DENSE = 4.0  # FLOPs per byte from which multiply-adds are the limit: pooling has below 2, the first conv of LeNet 12

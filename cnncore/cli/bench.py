@@ -28,12 +28,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("ops", nargs="*", metavar="OP", help="ops to time (all by default)")
     parser.add_argument("--only", metavar="NAME", default="", help="only problems with NAME in their name")
+    parser.add_argument("--versions", action="store_true", help="earlier kernels, too (of conv; C backend)")
     parser.add_argument("--format", choices=FORMATS, help="one memory format (both by default)")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each measurement (default: 0.3)")
 
 
 def run(args: argparse.Namespace) -> int:
     chosen = [p for name in args.ops or registry for p in bench.problems_of(registry[name]) if args.only in p.name]
+    if args.versions:
+        chosen = [version for p in chosen if p.op.name == "conv" for version in bench.versions(p)]
     if not chosen:
         raise CnncoreError(f"bench: no problem of {', '.join(args.ops) or 'any op'} has {args.only!r} in its name")
     formats = [args.format] if args.format else FORMATS
