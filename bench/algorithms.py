@@ -97,7 +97,7 @@ def table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=0.1, help="per layer and direction")
+    parser.add_argument("--seconds", type=float, default=0.03, help="per layer and direction")
     args = parser.parse_args()
     rows = [row for layer in layers() for row in measure(layer, args.seconds)]
     machine = {"cpu": platform.processor() or platform.machine(), **native.info()}
