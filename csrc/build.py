@@ -30,6 +30,7 @@ SOURCES = [
     "dense.c",
     "floors.c",
     "layout.c",
+    "linear.c",
     "norm.c",
     "pointwise.c",
     "pool.c",

@@ -1,6 +1,4 @@
-/* linear, softmax, softmax_cross_entropy.
- *
- * linear is a 1x1 convolution of one-pixel images, and runs on that kernel: the tiles of conv_direct.c span images.
+/* softmax, softmax_cross_entropy (linear: linear.c).
  *
  * softmax makes three passes over what stays in cache: maximum, exponentials and their sum, scaling. Channels last, that
  * is a pixel's row of channels; of contiguous maps, it is PIXELS pixels at once, to read whole cache lines. */
@@ -12,18 +10,7 @@
 #ifndef DENSE_H
 #define DENSE_H
 #define PIXELS 64
-static const cc_conv one_by_one = {
-    {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, {1, 1, 1}, {1, 1, 1}}, 1};
 #endif
-
-int64_t FN(linear_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const void *p, void *scratch) {
-    return FN(conv_forward)(y, x, w, b, &one_by_one, scratch);
-}
-
-int64_t FN(linear_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const void *p,
-                            void *scratch) {
-    return FN(conv_backward)(dx, dw, db, dy, x, w, &one_by_one, scratch);
-}
 
 INLINE REAL FN(total)(vec v) {
     REAL sum = 0;

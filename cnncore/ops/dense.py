@@ -1,4 +1,4 @@
-"""The end of a network: linear, softmax, softmax_cross_entropy. Kernels: csrc/dense.c, dense_cuda.py."""
+"""The end of a network: linear, softmax, softmax_cross_entropy. Kernels: csrc/linear.c, csrc/dense.c, dense_cuda.py."""
 
 from __future__ import annotations
 
