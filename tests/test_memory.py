@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import linecache
+import sys
 import threading
 
 import numpy as np
@@ -65,6 +68,44 @@ def test_the_smallest_block_that_is_large_enough_is_taken():
 def test_small_arrays_are_left_alone():
     fresh = POOL.fresh
     assert memory.empty((SMALL - 1,), np.uint8).flags.owndata and POOL.fresh == fresh
+
+
+@pytest.mark.parametrize("line", range(1, 120, 3))
+def test_ctrl_c_anywhere_gives_no_memory_twice_and_is_not_lost(line):
+    """KeyboardInterrupt before the n-th line that runs in memory.py: it arrives, and arrays that live never meet."""
+    pool, byte, left, caught = Pool(), np.dtype(np.uint8), line, 0
+
+    def interrupt(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != memory.__file__:
+            return None
+        if event != "line" or "with self" in linecache.getline(memory.__file__, frame.f_lineno):
+            return interrupt  # (Python takes no signal between a lock's two methods and their statement)
+        left -= 1
+        if left == 0:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return interrupt
+
+    def make(alive, number):
+        alive.append((pool.empty((5000 + 64 * (number % 3),), byte), number))
+        alive[-1][0].fill(number)
+
+    alive: list = []
+    before = sys.gettrace()
+    for number in range(20):
+        sys.settrace(interrupt if number == 3 else before)
+        try:
+            make(alive, number)
+            del alive[number % 2 : 1]
+        except KeyboardInterrupt:
+            caught += 1
+        finally:
+            sys.settrace(before)
+    assert caught == (left == 0) and not pool.lock.locked()
+    assert all((a == number).all() for a, number in alive)
+    places = sorted((a.ctypes.data, a.nbytes) for a, _ in alive)
+    assert all(at + size <= behind for (at, size), (behind, _) in itertools.pairwise(places))
 
 
 def test_what_cannot_be_had_raises_and_counts_nothing():

@@ -12,10 +12,13 @@ VGG 1.35. (A pool of pieces that are never cut, by size, held 1.36 to 1.77 times
 from __future__ import annotations
 
 import bisect
+import contextlib
 import math
 import os
 import threading
+import weakref
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,24 +36,29 @@ class Segment(NamedTuple):
 
 
 class _Block:
-    """What the arrays on a block refer to. When it dies, the block goes back to the pool."""
+    """What the arrays on a block refer to."""
 
-    __slots__ = ("__array_interface__", "_place", "_pool")
+    __slots__ = ("__array_interface__", "__weakref__")
 
-    def __init__(self, pool: Pool, address: int, size: int, shape: tuple[int, ...], dtype: Any) -> None:
-        self._pool, self._place = pool, (address, size)
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: Any) -> None:
         self.__array_interface__ = {"version": 3, "typestr": dtype.str, "shape": shape, "data": (address, False)}
 
-    def __del__(self) -> None:
-        # Finalisers run in the middle of anything, so this only takes note. (Appending to a deque is atomic.)
-        self._pool.returned.append(self._place)
+
+class _Tie(weakref.ref[_Block]):
+    """Where a block is; its callback, when the block dies, is a deque's `append`. A `__del__` or any other function in
+    Python would do, but Ctrl-C may arrive while it runs, and what is raised in there is lost."""
+
+    __slots__ = ("address", "size")
+    address: int
+    size: int
 
 
 class Pool:
     """Blocks of memory, cut and joined within segments. Safe for threads."""
 
     def __init__(self) -> None:
-        self.returned: deque[tuple[int, int]] = deque()  # (address, size) of blocks whose arrays are gone
+        self.returned: deque[_Tie] = deque()  # of blocks whose arrays are gone
+        self._ties: dict[int, _Tie] = {}  # of all blocks in use, by address
         self.lock = threading.Lock()
         self._free: list[tuple[int, int]] = []  # (size, address) of the blocks that wait, sorted
         self._sizes: dict[int, int] = {}  # address -> size of the same blocks
@@ -63,27 +71,38 @@ class Pool:
     @property
     def used(self) -> int:
         """Bytes in use."""
-        with self.lock:
-            self._settle()
+        with self._settled():
             return self._used
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A C-contiguous array that holds anything. Raises MemoryError."""
         size = -(-math.prod(shape) * dtype.itemsize // ALIGN) * ALIGN
-        with self.lock:
-            self._settle()
+        with self._settled():
             address = self._take(size)
             self._used += size
             self.most = max(self.most, self._used)
-        return np.asarray(_Block(self, address, size, shape, dtype))
+            block = _Block(address, shape, dtype)
+            tie = _Tie(block, self.returned.append)
+            tie.address, tie.size = address, size
+            self._ties[address] = tie
+        return np.asarray(block)
 
-    def _settle(self) -> None:
-        """Take back what was returned."""
-        while self.returned:
-            address, size = self.returned.popleft()
-            self._used -= size
-            self._add(address, size)
-        self._shrink(SLACK * self.most)
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """With the lock, and what was returned taken back. After Ctrl-C in the middle of a change the waiting blocks
+        are lost, rather than one of them given twice."""
+        with self.lock:
+            try:
+                while self.returned:
+                    tie = self.returned.popleft()
+                    del self._ties[tie.address]
+                    self._used -= tie.size
+                    self._add(tie.address, tie.size)
+                self._shrink(SLACK * self.most)
+                yield
+            except KeyboardInterrupt:
+                self._free, self._sizes, self._ends = [], {}, {}
+                raise
 
     def _take(self, size: int) -> int:
         """The address of a block for use."""

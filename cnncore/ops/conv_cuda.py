@@ -282,6 +282,8 @@ def _backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, w: Any) -> Array
 
 
 def _relu_backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, w: Any, y: Any) -> Arrays:
+    if not any(needs):
+        return (None, None, None)
     above = empty(dy.shape, dy.dtype)
     relu_backward.over(math.prod(dy.shape), flat(above), flat(dy), flat(y))
     return _backward(p, needs, above, x, w)
