@@ -17,10 +17,10 @@ def vgg_like() -> cc.Sequential:
     layers: list[Any] = []
     c = 3
     for k, pool in ((64, False), (64, True), (128, False), (128, True), (256, False), (256, False), (256, True)):
-        layers += [cc.layers.Conv2d(c, k, 3, padding=1), cc.layers.ReLU()]
+        layers += [cc.layers.Conv2d(c, k, 3, padding=1, seed=len(layers)), cc.layers.ReLU()]
         layers += [cc.layers.MaxPool2d(2)] if pool else []
         c = k
-    return cc.Sequential(*layers, cc.layers.Flatten(), cc.layers.Linear(256 * 16, 10))
+    return cc.Sequential(*layers, cc.layers.Flatten(), cc.layers.Linear(256 * 16, 10, seed=len(layers)))
 
 
 # How it is built, and its batch.
