@@ -11,15 +11,15 @@ import argparse
 import itertools
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from turns import Calls, take_turns
 
 import cnncore as cc
 from cnncore.backends import native
-from cnncore.bench.measure import once
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = (1, 16)
@@ -36,7 +36,7 @@ def layers() -> Iterator[tuple[int, int, int, int, int]]:
             yield n, c, k, size, kernel
 
 
-def calls(n: int, c: int, k: int, size: int, kernel: int, algorithm: str) -> dict[str, Callable[[], np.ndarray]]:
+def calls(n: int, c: int, k: int, size: int, kernel: int, algorithm: str) -> Calls:
     """Each direction of one layer, channels last, image and result of one size."""
     rng = np.random.default_rng(0)
     x, dy = (native.dense(rng.standard_normal((n, maps, size, size), np.float32), True) for maps in (c, k))
@@ -56,11 +56,7 @@ def measure(layer: tuple[int, int, int, int, int], seconds: float) -> list[dict[
     for direction in DIRECTIONS:
         sides = {algorithm: found[algorithm][direction] for algorithm in ("direct", "winograd")}
         chosen = "winograd" if np.array_equal(found["auto"][direction](), sides["winograd"]()) else "direct"
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        while len(times["direct"]) < 5 or sum(map(sum, times.values())) < 1e3 * seconds:
-            for name, call in sides.items():
-                times[name].append(1e3 * once(call))
-        best = {name: min(t) for name, t in times.items()}
+        best = {name: min(t) for name, t in take_turns(sides, seconds).items()}
         regret = best[chosen] / min(best.values()) - 1
         rows.append({"layer": layer, "direction": direction, **best, "chosen": chosen, "regret": regret})
     return rows
@@ -97,7 +93,7 @@ def table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=0.03, help="per layer and direction")
+    parser.add_argument("--seconds", type=float, default=0.015, help="for each algorithm, layer and direction")
     args = parser.parse_args()
     rows = [row for layer in layers() for row in measure(layer, args.seconds)]
     machine = {"cpu": platform.processor() or platform.machine(), **native.info()}

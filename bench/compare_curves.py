@@ -24,11 +24,10 @@ def point_rows(op: str, point: dict[str, int], seconds: float) -> Iterator[Row]:
 @contextlib.contextmanager
 def on_threads(threads: int) -> Iterator[None]:
     """Both sides compute on so many threads inside the block."""
-    before = native.get_threads(), torch.get_num_threads()
-    native.set_threads(threads)
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with native.use_threads(threads):
+            yield
     finally:
-        native.set_threads(before[0])
-        torch.set_num_threads(before[1])
+        torch.set_num_threads(before)

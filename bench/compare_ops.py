@@ -10,10 +10,11 @@ import torch
 from floors import floors, work_of
 from goals import OPS
 from peers import CALLS, OTHER_FORMS, Call, tensors
-from turns import FORMATS, Calls, Row, Wrong, distance, fill, formatted
+from turns import FORMATS, Calls, Row, Wrong, distance, fill
 
 import cnncore as cc
 from cnncore import bench
+from cnncore.backends import native
 from cnncore.bench.problems import SHAPE, Problem
 from cnncore.ops.op import run
 
@@ -66,7 +67,8 @@ def op_rows(section: str, problem: Problem, seconds: float, directions: Sequence
 
 
 def our_calls(problem: Problem, arrays: Any, dy: np.ndarray, layout: str) -> Calls:
-    own, gradient = formatted(arrays, layout), formatted((dy,), layout)[0]
+    own = bench.as_format(problem, arrays, layout)
+    gradient = native.dense(dy, layout == "channels_last" and dy.ndim == 4)
     if problem.op.backward is None:
         return {"forward": lambda: run(problem.op, own, problem.attrs, "c")[0]}
     _, ctx = run(problem.op, own, problem.attrs, "c")

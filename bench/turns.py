@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from cnncore.backends import native
 from cnncore.bench.measure import once
 
 FORMATS = ("contiguous", "channels_last")
@@ -63,13 +62,6 @@ def fill(row: Row, calls: Calls, seconds: float) -> Row:
     row.median = {name: float(np.median(t)) for name, t in times.items()}
     row.rounds = len(next(iter(times.values())))
     return row
-
-
-def formatted(arrays: Any, layout: str) -> tuple[Any, ...]:
-    """NumPy arrays with every map of more than one channel and pixel in the format; others as they are."""
-    return tuple(
-        native.dense(a, layout == "channels_last" and a.ndim == 4) if isinstance(a, np.ndarray) else a for a in arrays
-    )
 
 
 def distance(found: Any, right: Any) -> float:

@@ -77,8 +77,6 @@ static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int6
 
 /* --- gather --------------------------------------------------------------------------------------------------- */
 
-INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
-
 /* Part of a block of maps of `count` pixels to y. Where maps do not stand side by side, V pixels that do are
  * transposed. */
 INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride,

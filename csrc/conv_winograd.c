@@ -73,7 +73,7 @@ INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile,
         if (spoilt(out, M * M)) repair(l, n, at, rows, columns, k, lanes, out);
         UNROLL for (int i = 0; i < M * M; i++) out[i] += offset;
         if (l->relu)
-            for (int i = 0; i < M * M; i++) out[i] = select_f32(out[i] <= 0, (vec){0}, out[i]); /* NaN stays */
+            for (int i = 0; i < M * M; i++) out[i] = rectify_f32(out[i]);
         float *to = y + n * l->out_n + at[0] * l->out_s[0] + at[1] * l->out_s[1] + k * l->out_channel;
         if (l->out_channel == 1) {
             for (int64_t i = 0; i < rows; i++)

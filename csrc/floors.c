@@ -77,24 +77,4 @@ void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms
     }
 }
 
-#else /* once */
-
-void cc_peak_copy(void *to, const void *from, int64_t bytes) {
-    const int64_t piece = 1 << 16;
-    PARALLEL_FOR
-    for (int64_t at = 0; at < bytes; at += piece) {
-        int64_t count = MIN(piece, bytes - at);
-        char *t = (char *)to + at;
-        const char *f = (const char *)from + at;
-#if defined(__AVX2__)
-        for (int64_t i = 0; i < count; i += 32)
-            _mm256_stream_si256((__m256i *)(t + i), _mm256_loadu_si256((const __m256i *)(f + i)));
-#elif defined(__x86_64__)
-        for (int64_t i = 0; i < count; i += 16)
-            _mm_stream_si128((__m128i *)(t + i), _mm_loadu_si128((const __m128i *)(f + i)));
-#else
-        memcpy(t, f, count);
-#endif
-    }
-}
 #endif

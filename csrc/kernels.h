@@ -166,7 +166,6 @@ int cc_vector_bytes(void);
 /* floors.c */
 double cc_peak_fma_f32(int64_t rounds); /* runs fused multiply-adds in registers on every thread; returns the FLOPs */
 double cc_peak_fma_f64(int64_t rounds);
-void cc_peak_copy(void *to, const void *from, int64_t bytes); /* streaming stores; multiples of 64 bytes, aligned */
 double cc_plain_pass_f32(void *to, int64_t written, const void *from, int64_t read, int streamed); /* whole vectors */
 void cc_math_pass_f32(int64_t exponentials, int64_t logarithms, int64_t uniforms);
 

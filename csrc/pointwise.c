@@ -64,7 +64,7 @@ INLINE vec FN(sum_of)(cc_in xs, int64_t count, int64_t i, int64_t lanes) {
 }
 
 int64_t FN(relu_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
-    EACH_VECTOR(y, FN(select)(LOAD(x->data) <= 0, (vec){0}, LOAD(x->data)))
+    EACH_VECTOR(y, FN(rectify)(LOAD(x->data)))
 }
 int64_t FN(sigmoid_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
     EACH_VECTOR(y, FN(sigmoid)(LOAD(x->data)))

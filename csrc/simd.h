@@ -128,6 +128,7 @@ INLINE void FN(stream)(REAL *p, vec v, int past) {
 /* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
 INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
+INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
 
 /* V x V elements, transposed: log2(V) rounds of interleaving row i with row i + V/2. */
 INLINE void FN(transpose)(REAL *to, int64_t to_stride, const REAL *from, int64_t from_stride) {

@@ -5,11 +5,15 @@ CNNCORE_TEST_PROFILE=thorough   ten times as many problems, from a fresh seed ev
 """
 
 import os
+import signal
 
 if os.environ.get("CNNCORE_TEST_GPU") != "1":
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # read once, when Numba is imported first
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not burn the cores that other tests need
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's `&`: children inherit it, and some are sent Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, Phase, settings
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cnncore.backends import select
@@ -53,6 +54,15 @@ def _engines() -> list[Engine]:
 ENGINES = _engines()
 NATIVE = [e for e in ENGINES if e.backend == "c"]
 HOST_BACKENDS = ["numpy"] + ["c"] * bool(NATIVE)
+
+
+def at_once(work: Callable[[int], None], numbers: Iterable[int]) -> None:
+    """`work` of every number, each in a thread of its own."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def to_host(results: Any) -> Any:

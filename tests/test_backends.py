@@ -5,12 +5,10 @@ Bounds are bounds.py's, which follow from rounding. The C kernels' results and s
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from bounds import Problem, answer, check, outputs_of
-from engines import ENGINES, NATIVE, Engine, to_host
+from engines import ENGINES, NATIVE, Engine, at_once, to_host
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import REAL, axes, outputs, taps
@@ -246,21 +244,17 @@ def test_the_number_of_threads_does_not_change_the_bits(engine, name, dtype):
     last = p._replace(
         arrays=tuple(channels_last(a) if r == MAP else a for a, r in zip(p.arrays, p.op.roles(p.arrays), strict=True))
     )
-    before = native.get_threads()
-    try:
-        for version in (p, last):
-            results = []  # of each number of threads
-            for threads in (1, 2, 3):
-                native.set_threads(threads)
+    for version in (p, last):
+        results = []  # of each number of threads
+        for threads in (1, 2, 3):
+            with native.use_threads(threads):
                 outputs_, gradients = compute(version, engine)
-                results.append([a for a in (*outputs_, *gradients) if a is not None])
-            assert results[0]
-            compare(version, (outputs_, gradients))
-            for others in results[1:]:
-                for a, b in zip(results[0], others, strict=True):
-                    assert np.array_equal(a, b)
-    finally:
-        native.set_threads(before)
+            results.append([a for a in (*outputs_, *gradients) if a is not None])
+        assert results[0]
+        compare(version, (outputs_, gradients))
+        for others in results[1:]:
+            for a, b in zip(results[0], others, strict=True):
+                assert np.array_equal(a, b)
 
 
 @natives
@@ -282,11 +276,7 @@ def test_calls_from_several_threads_do_not_mix(engine):
                     assert np.array_equal(a, b)
         wrong.remove(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(4))
     assert not wrong
 
 

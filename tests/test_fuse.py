@@ -151,15 +151,12 @@ def test_an_array_laid_out_anew_holds_the_same(engine, data):
 @pytest.mark.parametrize("shape", [(2, 64, 7, 7), (3, 3, 33, 35), (2, 512, 600), (1, 700, 1601), (1100, 31, 5, 7)])
 def test_large_arrays_are_laid_out_by_every_number_of_threads(shape):
     a = RNG.standard_normal(shape, np.float32)
-    before = native.get_threads()
-    try:
-        for threads in (1, 2, 3):
-            native.set_threads(threads)
+    for threads in (1, 2, 3):
+        with native.use_threads(threads):
             last = native.dense(a, True)
-            np.testing.assert_array_equal(last, a)
-            np.testing.assert_array_equal(native.dense(last, False), a)
-    finally:
-        native.set_threads(before)
+            again = native.dense(last, False)
+        np.testing.assert_array_equal(last, a)
+        np.testing.assert_array_equal(again, a)
 
 
 def test_flatten_takes_features_map_by_map_in_either_format():

@@ -46,7 +46,7 @@ def test_pooling_saves_what_it_prints(capsys, tmp_path: Path) -> None:
     for row in group["rows"]:
         assert row["net"] in text and f"{np.mean(row['test_error']):.2f} ±" in text
         assert len(row["test_error"]) == len(row["seconds"]) == 2 and np.shape(row["curve"]) == (2, TINY.epochs)
-        assert row["test_error"] == pytest.approx([curve[-1] for curve in row["curve"]])
+        assert row["test_error"] == pytest.approx([curve[-1] for curve in row["curve"]], rel=1e-12)
     for claim, found in zip(GROUPS["stages"].claims, group["claims"], strict=True):
         means = {row["net"]: np.mean(row["test_error"]) for row in group["rows"]}
         assert found["mean"] == pytest.approx(sum(w * means[net] for net, w in claim.weights.items()), abs=1e-9)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import linecache
 import sys
-import threading
 
 import numpy as np
 import pytest
+from engines import at_once
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples
@@ -125,9 +125,5 @@ def test_threads_do_not_share_arrays():
             if not (a == number).all():
                 wrong.append(number)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, range(4))
     assert not wrong and pool.used == 0

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from engines import NATIVE
+from engines import NATIVE, at_once
 
 import cnncore as cc
 from cnncore import layers as ly
@@ -41,10 +41,8 @@ def train(seed, ready=lambda: None):
 @pytest.fixture
 def two_threads():
     """OpenMP on two threads, and the process's own setting again afterwards."""
-    before = native.get_threads()
-    native.set_threads(2)
-    yield
-    native.set_threads(before)
+    with native.use_threads(2):
+        yield
 
 
 def assert_same(found, expected):
@@ -58,11 +56,7 @@ def test_two_networks_in_two_threads_learn_what_they_learn_alone(two_threads):
     def work(seed):
         together[seed] = train(seed, start.wait)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, (1, 2))
     for seed, expected in zip((1, 2), alone, strict=True):
         assert_same(together[seed], expected)
 

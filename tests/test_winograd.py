@@ -131,14 +131,11 @@ def test_the_same_for_every_number_of_threads():
     for kernel in (3, 5):
         arrays = problem(3, 33, 40, (21, 18), kernel, 1)
         want, dy = results(arrays, {"algorithm": "winograd"})
-        before = native.get_threads()
-        try:
-            for threads in (1, 2, 3, 7):
-                native.set_threads(threads)
-                for a, b in zip(results(arrays, {"algorithm": "winograd"}, dy)[0], want, strict=True):
-                    np.testing.assert_array_equal(a, b)
-        finally:
-            native.set_threads(before)
+        for threads in (1, 2, 3, 7):
+            with native.use_threads(threads):
+                found = results(arrays, {"algorithm": "winograd"}, dy)[0]
+            for a, b in zip(found, want, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_an_image_is_the_same_in_every_batch():

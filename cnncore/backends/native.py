@@ -121,6 +121,17 @@ def set_threads(threads: int) -> None:
         _module(isa).lib.cc_set_threads(threads)
 
 
+@contextlib.contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Run the kernels on so many threads inside the block."""
+    before = get_threads()
+    set_threads(threads)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
 def _after_fork() -> None:
     # libgomp's threads do not exist in a forked child, and it would wait for them for ever: one thread there.
     if supported.cache_info().currsize:

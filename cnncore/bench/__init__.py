@@ -20,7 +20,7 @@ from .measure import Peaks, Time, peaks, timed
 from .problems import Problem, first_samples, problems_of
 from .versions import versions
 
-__all__ = ["FORMATS", "Peaks", "Problem", "Row", "peaks", "problems_of", "rows", "versions"]
+__all__ = ["FORMATS", "Peaks", "Problem", "Row", "as_format", "peaks", "problems_of", "rows", "versions"]
 
 FORMATS = ("contiguous", "channels_last")
 DENSE = 4.0  # FLOPs per byte from which multiply-adds are the limit: pooling has below 2, the first conv of LeNet 12
@@ -53,9 +53,9 @@ def rows(
         small = first_samples(problem, arrays)
         expected = _results(problem, tuple(_float64(a) for a in small), "numpy")
         for layout in formats if _has_formats(problem, arrays) else formats[:1]:
-            found = _results(problem, _as_format(problem, small, layout), backend)
+            found = _results(problem, as_format(problem, small, layout), backend)
             _compare(problem, backend, layout, found, expected)
-            yield from _time(problem, _as_format(problem, arrays, layout), backend, layout, peak, seconds)
+            yield from _time(problem, as_format(problem, arrays, layout), backend, layout, peak, seconds)
 
 
 def _time(problem: Problem, arrays: Arrays, backend: str, layout: str, peak: Peaks, seconds: float) -> Iterator[Row]:
@@ -116,7 +116,7 @@ def _has_formats(problem: Problem, arrays: Arrays) -> bool:
     return any(role == MAP and a.ndim > 2 for role, a in zip(problem.op.roles(arrays), arrays, strict=True))
 
 
-def _as_format(problem: Problem, arrays: Arrays, layout: str) -> Arrays:
+def as_format(problem: Problem, arrays: Arrays, layout: str) -> Arrays:
     """The arrays with their maps in a memory format."""
     last = layout == "channels_last"
     roles = problem.op.roles(arrays)

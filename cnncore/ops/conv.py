@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import CnncoreError, DTypeError, ShapeError
 from . import domain, geometry
 from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
+from .pointwise import relu_backward, relu_forward
 
 ALGORITHMS = ("auto", "direct", "winograd")  # numbered as in csrc/conv_winograd.h
 
@@ -144,14 +145,14 @@ def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray
 
 
 def conv_relu_forward(p: Any, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> Arrays:
-    (y,) = conv_forward(p, x, w, b)
-    return (np.maximum(y, 0),)
+    return relu_forward(p, *conv_forward(p, x, w, b))
 
 
 def conv_relu_backward(
     p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, w: np.ndarray, y: np.ndarray
 ) -> Arrays:
-    return conv_backward(p, needs, np.where(y <= 0, 0, dy), x, w)
+    (above,) = relu_backward(p, (True,), dy, y)
+    return conv_backward(p, needs, above, x, w)
 
 
 def conv_domain(draw: domain.Draw) -> Case:
