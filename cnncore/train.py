@@ -141,10 +141,10 @@ class Trainer:
 
     def _step(self, batch: np.ndarray, labels: np.ndarray, lr: float) -> tuple[float, int]:
         """One step down the gradient; the mean loss and the number of right answers before it."""
+        self.net.zero_grad()  # before the forward, whose arrays take the gradients' place
         outputs, context = self.net.apply(batch)
         loss, loss_context = self.loss(outputs, labels)
-        self.net.zero_grad()
-        context.backward(loss_context.backward()[0], dx=False)
+        context.backward(loss_context.backward()[0], dx=False, last=True)
         self.optimizer.step(lr=lr)
         hits = select.to_host(outputs).argmax(axis=1) == labels
         return float(select.to_host(loss)), int(hits.sum())

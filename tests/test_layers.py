@@ -1,6 +1,7 @@
 """Layers: their gradients against central differences of the whole network, sharing, modes, state, first weights."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore.backends import select
-from cnncore.errors import ShapeError
+from cnncore.errors import CnncoreError, ShapeError
 
 AVAILABLE = [name for name in ("numpy", "c") if select.why_not(name) is None]
 RNG = np.random.default_rng(0)
@@ -140,6 +141,46 @@ def test_backward_adds_and_zero_grad_clears():
     np.testing.assert_array_equal(net.weight.grad, 2 * once)
     net.zero_grad()
     assert net.weight.grad is None and net.bias.grad is None
+
+
+@pytest.mark.parametrize("name", nets())
+@pytest.mark.parametrize("dx", [True, False])
+def test_the_last_backward_gives_what_any_other_gives(name, dx):
+    net, shape = nets()[name]
+    y, ctx = net.apply(RNG.standard_normal(shape))
+    dy = RNG.standard_normal(y.shape)
+    results = []
+    for last in (False, True):
+        net.zero_grad()
+        results.append([ctx.backward(dy, dx=dx, last=last), *(p.grad for p in net.parameters().values())])
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    if isinstance(net, ly.Sequential):
+        with pytest.raises(CnncoreError, match="used up"):
+            ctx.backward(dy)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_backward_lets_contexts_go_as_it_proceeds(last):
+    alive, made = [], []
+
+    class Kept:
+        learns = False
+
+        def backward(self, dy, dx=True, spare=False, last=False):
+            alive.append(sum(ref() is not None for ref in made))
+            return dy
+
+    class Keeps(ly.Layer):
+        def apply(self, x):
+            context = Kept()
+            made.append(weakref.ref(context))
+            return x, context
+
+    net = ly.Sequential(Keeps(), ly.Branches(ly.Sequential(Keeps(), Keeps())), Keeps())
+    y, ctx = net.apply(np.zeros((1, 1, 2)))
+    ctx.backward(y, last=last)
+    assert alive == ([4, 3, 2, 1] if last else [4, 4, 4, 4])
 
 
 def test_dx_is_not_computed_where_nobody_wants_it(monkeypatch):

@@ -50,11 +50,12 @@ class Context(Protocol):
     def learns(self) -> bool:
         """Whether backward has parameter gradients to compute."""
 
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         """Add the gradients of sum(dy * y) to the parameters; return that to x, or None where `dx` is False.
 
         dy has y's shape and dtype; it may be left out where y is a scalar. A `spare` dy is read by nobody else, so that
-        it may be overwritten.
+        it may be overwritten. The `last` backward of a context that holds others lets each of them go behind its turn,
+        with the arrays that it kept; the context is used up.
         """
 
 
@@ -69,7 +70,7 @@ class OpContext:
     def learns(self) -> bool:
         return bool(self.parameters)
 
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         names = self.call.names
         needs = [*names[:1], *self.parameters] if dx else list(self.parameters)
         if not needs:
@@ -87,7 +88,7 @@ class ViewContext:
     view: Callable[[Any], Any]
     learns = False
 
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         return self.view(dy) if dx else None
 
 

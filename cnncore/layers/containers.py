@@ -15,21 +15,36 @@ from .base import Context, Layer
 from .fuse import Step, fused
 
 
-@dataclass(frozen=True)
-class SequentialContext:
-    """The contexts of layers run one after the other."""
+@dataclass
+class Parts:
+    """The contexts of the layers inside another."""
 
-    parts: tuple[Context, ...]
+    parts: tuple[Context, ...] | None  # None: used up
 
     @property
     def learns(self) -> bool:
-        return any(part.learns for part in self.parts)
+        return any(part.learns for part in self.parts or ())
 
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
+    def take(self, last: bool) -> list[Context]:
+        """The parts, for one backward; for the `last` one nothing else holds them then."""
+        if self.parts is None:
+            raise CnncoreError("backward: this context is used up: backward(last=True) was called on it before")
+        parts = list(self.parts)
+        if last:
+            self.parts = None
+        return parts
+
+
+class SequentialContext(Parts):
+    """The contexts of layers run one after the other."""
+
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
+        parts = self.take(last)
         # Without dx there is nothing to do in front of the first layer that learns, and that one needs no dx either.
-        first = 0 if dx else next((i for i, part in enumerate(self.parts) if part.learns), len(self.parts))
-        for i in reversed(range(first, len(self.parts))):
-            above, dy = dy, self.parts[i].backward(dy, dx=dx or i > first, spare=spare)
+        first = 0 if dx else next((i for i, part in enumerate(parts) if part.learns), len(parts))
+        while len(parts) > first:
+            part, above = parts.pop(), dy  # lets the part and the gradient go that stood here before
+            dy = part.backward(dy, dx=dx or len(parts) > first, spare=spare, last=last)
             # From here on dy is ours, unless it is the caller's still, seen through views.
             spare = spare or (isinstance(dy, np.ndarray) and not np.may_share_memory(above, dy))
         return dy if dx else None
@@ -70,21 +85,17 @@ class Sequential(Layer):
         return len(self.layers)
 
 
-@dataclass(frozen=True)
-class BranchesContext:
+@dataclass
+class BranchesContext(Parts):
     """The contexts of parallel paths, and of the op that joined them."""
 
-    paths: tuple[Context, ...]
     join: OpCall
 
-    @property
-    def learns(self) -> bool:
-        return any(path.learns for path in self.paths)
-
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
-        needs = [name for name, path in zip(self.join.names, self.paths, strict=True) if dx or path.learns]
-        gradients = zip(self.paths, self.join.backward(dy, needs), strict=True)
-        to_x = [path.backward(gradient, dx=dx, spare=True) for path, gradient in gradients if gradient is not None]
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
+        paths = self.take(last)
+        needs = [name for name, path in zip(self.join.names, paths, strict=True) if dx or path.learns]
+        gradients = zip(paths, self.join.backward(dy, needs), strict=True)
+        to_x = [path.backward(g, dx=dx, spare=True, last=last) for path, g in gradients if g is not None]
         return ops.add(*to_x)[0] if dx else None
 
 

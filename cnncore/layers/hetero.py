@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .. import ops
@@ -67,15 +66,14 @@ def _of_op(base: str) -> tuple[type[p.Pool], type[p.Pool], dict[str, float]] | N
     return local, p.over_all(registry[f"global_{base}_pool"].function, f"Global{name}"), {}
 
 
-@dataclass(frozen=True)
 class SharesContext(BranchesContext):
     """The contexts of paths that share out the maps of x: so dx is one path's share behind the other's."""
 
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False) -> Any:
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         if not dx:
             return None
-        gradients = self.join.backward(dy)
-        return ops.concat(*(path.backward(g, spare=True) for path, g in zip(self.paths, gradients, strict=True)))[0]
+        paths = zip(self.take(last), self.join.backward(dy), strict=True)
+        return ops.concat(*(path.backward(g, spare=True, last=last) for path, g in paths))[0]
 
 
 class HeteroPool(Layer):
