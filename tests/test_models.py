@@ -101,6 +101,15 @@ def test_wrong_pooling_says_what_is_right(name):
         network(pool=["max"])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_network_in_network_is_born_with_every_class_alive(seed):
+    """A class whose map is 0 everywhere, behind its ReLU, would never learn: with biases of 0 that happened."""
+    (digits, _), _ = cc.data.mnist10k()
+    with evaluating(net := cc.models.network_in_network(channels=1, seed=seed)):
+        logits, _ = net.apply(digits[:16])
+    assert (logits.max(axis=0) > 0).all() and (logits > 0).mean() > 0.9
+
+
 # --- any size ---
 
 
