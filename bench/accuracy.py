@@ -18,7 +18,7 @@ from cnncore.train import Trainer, accuracy
 def test_error(model: str, algorithm: str, seed: int, images: int, epochs: int) -> float:
     """Percent of the 2,000 test digits that the network gets wrong after training on the first `images`."""
     (x, y), test = data.mnist10k()
-    net = getattr(models, model)(**models.DIGITS[model], dropout=0.0, seed=seed)  # with it NIN learns for hours
+    net = getattr(models, model)(**models.DIGITS[model], dropout=0.0, seed=seed)  # with it NIN learns for longer
     for _, layer in net.walk():
         if isinstance(layer, Conv):
             layer.attrs["algorithm"] = algorithm

@@ -16,7 +16,7 @@ error_of = runpy.run_path(str(Path(__file__).parent.parent / "bench" / "accuracy
 
 @pytest.mark.slow
 @pytest.mark.skipif(not native.compiled(), reason="the C kernels are not built")
-@pytest.mark.parametrize(("model", "images", "epochs"), [("lenet", 2000, 2), ("network_in_network", 500, 4)])
+@pytest.mark.parametrize(("model", "images", "epochs"), [("lenet", 2000, 2), ("network_in_network", 4000, 2)])
 def test_auto_reaches_the_accuracy_of_direct(model, images, epochs):
     """The mean test errors differ by no more than seeds and 2,000 test images explain (two standard deviations)."""
     errors = {name: [error_of(model, name, seed, images, epochs) for seed in range(3)] for name in ("auto", "direct")}
