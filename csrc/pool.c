@@ -6,8 +6,8 @@
 
 /* The first of equals wins; a NaN beats every number, and no later NaN beats it. */
 ONE(reduce_max) {
-    vec best[VECTORS];
-    ivec won[VECTORS];
+    vec best[WIDE];
+    ivec won[WIDE];
     EACH_VECTOR best[u] = ELEMENT(0, 0), won[u] = TAP(0);
     for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {
         const vec v = ELEMENT(0, i);
@@ -24,14 +24,14 @@ VARIANT(reduce_max)
 VARIANT(spread_winner)
 
 ONE(reduce_avg) {
-    vec sum[VECTORS] = {{0}};
+    vec sum[WIDE] = {{0}};
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i);
     EACH_VECTOR PUT(0, sum[u] * l->share[0]);
 }
 VARIANT(reduce_avg)
 
 ONE(spread_avg) {
-    vec sum[VECTORS] = {{0}};
+    vec sum[WIDE] = {{0}};
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i) * l->share[i];
     EACH_VECTOR PUT(0, sum[u]);
 }

@@ -26,123 +26,23 @@
  * plain pass with cold caches (25 MB read, 12.6 written: 1.35 to 1.6). Contiguous maps take about twice the time of
  * channels last; turning them back in whole cache lines, past the caches, made backward 1.2 times slower. */
 
+#include "pool_axes.h"
+
 #ifndef POOL_H
 #define POOL_H
 /* Of the larger map, in a task: threads that take single rows in turns break up each other's streams. */
 #define TASK_BYTES ((int64_t)256 << 10)
 #define LEAST_TASKS 32
+#define OWN_SCRATCH (64 << 10)
 #define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
-/* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
- * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
- * index `shift` higher (and counted alike), so that its list need not be made again. Away from borders they are. */
-typedef struct {
-    int64_t *first, *index, *tap, *counted, *again, period, shift;
-    double *weight; /* of every pair: 1, or a Gaussian envelope's */
-    int64_t *low, *high; /* of an output: its real taps, */
-    double *total;       /* and the sum of its envelope; both only for WEIGHTS */
-} axis_list;
-
-/* What a list entry's `share` holds: nothing; 1; an average's 1 / n; its weight in a Gaussian envelope. A flat envelope,
- * of sigma = Inf, makes means. */
-enum { NO_SHARE, ONES, COUNTS, WEIGHTS };
-
-/* How a walk goes. */
-typedef struct {
-    int backward, share;
-    int64_t count_include_pad;
-    double sigma; /* of the envelope, in elements */
-    int64_t room; /* bytes per list entry that the variant wants for itself */
-} walk_kind;
-
-static axis_list take_axis(const cc_window *w, int a, int backward, cc_arena *arena) {
-    const int64_t pixels = backward ? w->size[a] : w->out[a];
-    const int64_t pairs = pixels * MIN(w->kernel[a], backward ? w->out[a] : w->size[a]);
-    return (axis_list){
-        cc_take(arena, (pixels + 1) * sizeof(int64_t)), cc_take(arena, pairs * sizeof(int64_t)),
-        cc_take(arena, pairs * sizeof(int64_t)),        cc_take(arena, w->out[a] * sizeof(int64_t)),
-        cc_take(arena, pixels * sizeof(int64_t)),       backward ? MIN(w->stride[a], pixels) : 1,
-        backward ? 1 : w->stride[a],                    cc_take(arena, pairs * sizeof(double)),
-        cc_take(arena, w->out[a] * sizeof(int64_t)),
-        cc_take(arena, w->out[a] * sizeof(int64_t)),    cc_take(arena, w->out[a] * sizeof(double))};
-}
-
-/* The real inputs of every output (backward = 0), or the outputs that hold every input (backward = 1). */
-static void fill_axis(axis_list *l, const cc_window *w, int a, int backward) {
-    int64_t used = 0;
-    for (int64_t i = 0; i < (backward ? w->size[a] : w->out[a]); i++) {
-        l->first[i] = used;
-        for (int64_t t = 0; t < w->kernel[a]; t++) {
-            const int64_t shift = t * w->dilation[a] - w->begin[a];
-            const int64_t at = backward ? (i - shift) / w->stride[a] : i * w->stride[a] + shift;
-            if (backward && ((i - shift) % w->stride[a] || i < shift || at >= w->out[a])) continue;
-            if (!backward && (at < 0 || at >= w->size[a])) continue;
-            l->index[used] = at;
-            l->tap[used++] = t;
-        }
-        l->first[i + 1] = used;
-    }
-}
-
-/* Elements of a window that an average counts, along one axis: the real ones, or with count_include_pad all but those
- * that ceil_mode lets hang over. */
-static void fill_counted(axis_list *l, const cc_window *w, int a, int64_t count_include_pad) {
-    for (int64_t o = 0; o < w->out[a]; o++) {
-        const int64_t start = o * w->stride[a] - w->begin[a], d = w->dilation[a];
-        const int64_t stop = w->size[a] + (count_include_pad ? w->end[a] : 0);
-        const int64_t skipped = count_include_pad || start >= 0 ? 0 : cc_ceil_div(-start, d);
-        l->counted[o] = MIN(w->kernel[a], cc_ceil_div(stop - start, d)) - skipped;
-    }
-}
-
-/* A Gaussian envelope over the real taps [first, last) of a window, before it is divided by its sum. Exponents are taken
- * from the real tap that is nearest to the centre, so that the weights never all vanish. */
-static double envelope(const cc_window *w, int a, double sigma, int64_t first, int64_t last, int64_t tap) {
-    const double centre = (w->kernel[a] - 1) / 2.0, far = fabs(tap - centre);
-    const double nearest = fabs(MIN(MAX(floor(centre), first), last - 1) - centre);
-    return exp(-((far - nearest) / sigma) * ((far + nearest) / sigma) / 2);
-}
-
-static void fill_weights(axis_list *l, const cc_window *w, int a, const walk_kind *kind) {
-    const int64_t pixels = kind->backward ? w->size[a] : w->out[a], d = w->dilation[a];
-    if (kind->share != WEIGHTS) {
-        for (int64_t j = 0; j < l->first[pixels]; j++) l->weight[j] = 1;
-        return;
-    }
-    for (int64_t o = 0; o < w->out[a]; o++) {
-        const int64_t start = o * w->stride[a] - w->begin[a];
-        l->low[o] = start >= 0 ? 0 : cc_ceil_div(-start, d);
-        l->high[o] = MIN(w->kernel[a], cc_ceil_div(w->size[a] - start, d));
-        l->total[o] = 0;
-        for (int64_t t = l->low[o]; t < l->high[o]; t++)
-            l->total[o] += envelope(w, a, kind->sigma, l->low[o], l->high[o], t);
-    }
-    for (int64_t i = 0; i < pixels; i++)
-        for (int64_t j = l->first[i]; j < l->first[i + 1]; j++) {
-            const int64_t o = kind->backward ? l->index[j] : i;
-            l->weight[j] = envelope(w, a, kind->sigma, l->low[o], l->high[o], l->tap[j]) / l->total[o];
-        }
-}
-
-static void fill_again(axis_list *l, int64_t pixels, int backward) {
-    for (int64_t i = 0; i < pixels; i++) {
-        const int64_t now = l->first[i], count = l->first[i + 1] - now;
-        const int64_t then = i < l->period ? 0 : l->first[i - l->period];
-        l->again[i] = i >= l->period && count == l->first[i - l->period + 1] - then &&
-                      (backward || l->counted[i] == l->counted[i - 1]);
-        for (int64_t j = 0; l->again[i] && j < count; j++)
-            l->again[i] = l->index[now + j] == l->index[then + j] + l->shift && l->tap[now + j] == l->tap[then + j] &&
-                          l->weight[now + j] == l->weight[then + j] &&
-                          (!backward || l->counted[l->index[now + j]] == l->counted[l->index[then + j]]);
-    }
-}
 #endif
 #define BLOCK (LINES * V)
 
-/* One pixel's list: `at` offsets in elements (behind `base`), `tap` numbers in the window, `share` see above (of an
- * average's forward there is one), `room` for the variant's use. */
+/* One pixel's list: `at` offsets in elements (behind `base`), `tap` numbers in the window (above `turn`), `share` as
+ * pool_axes.h says (of an average's forward there is one), `room` for the variant's use. */
 #define pool_list FN(cc_pool_list)
 typedef struct {
-    int64_t count, base, *at, *tap;
+    int64_t count, base, turn, *at, *tap;
     REAL *share;
     void *room;
 } pool_list;
@@ -159,9 +59,6 @@ typedef struct {
     int past; /* results are streamed: FN(stream) */
 } pool_maps;
 
-#define pool_fn FN(cc_pool_fn)
-typedef void pool_fn(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels);
-
 INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     pool_maps to = {{0}};
     for (int i = 0; i < 3; i++) to.in[i] = m->in[i] ? m->in[i] + in : NULL;
@@ -172,40 +69,6 @@ INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     to.past = m->past;
     return to;
 }
-
-/* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are
- * there), and VARIANT(name), which walks the channels with it: VECTORS vectors, then single ones, then what is left of
- * one. In it EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the list's entry i, HERE what stands at
- * the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The list and the maps are copies, so that
- * compilers keep them in registers over the stores. */
-#define VECTORS 4
-#define ONE(name, ...)                                                                                              \
-    INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
-                               int64_t lanes, ##__VA_ARGS__)
-#define EACH_VECTOR UNROLL for (int u = 0; u < n; u++)
-#define ELEMENT(a, i) FN(load_n)(m->in[a] + l->at[i] + c + u * V, lanes)
-#define HERE FN(load_n)(m->here + c + u * V, lanes)
-#define WON(i) (FN(load_winner)(m->chosen + l->at[i] + c + u * V, lanes) == TAP(i))
-#define TAP(i) ((ivec){0} + (INT)l->tap[i])
-#define PUT(a, v) FN(put)(m->out[a] + c + u * V, v, lanes, m->past)
-#define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
-
-#define AT_PIXEL                                                                                                    \
-    const pool_list k = *l;                                                                                         \
-    const pool_maps pixel = FN(move_maps)(m, k.base, here);                                                         \
-    int64_t c = 0;
-#define FULL_VECTORS(name, ...)                                                                                     \
-    for (; c + VECTORS * V <= channels; c += VECTORS * V)                                                           \
-        FN(name##_one)(&k, &pixel, c, p, VECTORS, V, ##__VA_ARGS__);                                                \
-    for (; c + V <= channels; c += V) FN(name##_one)(&k, &pixel, c, p, 1, V, ##__VA_ARGS__);
-#define REST(name, ...)                                                                                             \
-    if (c < channels) FN(name##_one)(&k, &pixel, c, p, 1, channels - c, ##__VA_ARGS__);
-#define VARIANT(name)                                                                                               \
-    static void FN(name)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {   \
-        AT_PIXEL                                                                                                    \
-        FULL_VECTORS(name)                                                                                          \
-        REST(name)                                                                                                  \
-    }
 
 INLINE void FN(put)(REAL *to, vec v, int64_t lanes, int past) {
     if (lanes >= V) FN(stream)(to, v, past);
@@ -232,13 +95,6 @@ INLINE void FN(store_winner)(int32_t *p, ivec v, int64_t lanes) {
     }
 #endif
     for (int64_t i = 0; i < MIN(lanes, V); i++) p[i] = (int32_t)v[i];
-}
-
-/* dy to the element that won. in: dy; chosen: winner. */
-ONE(spread_winner) {
-    vec sum[VECTORS] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
-    EACH_VECTOR PUT(0, sum[u]);
 }
 
 /* --- the walk --------------------------------------------------------------------------------------------------- */
@@ -269,42 +125,102 @@ static pool_walk FN(start_walk)(const cc_window *w, const walk_kind *kind, cc_ar
     return k;
 }
 
-/* The list of one pixel. `in` holds the strides of the map that is read. */
-INLINE void FN(fill_list)(const pool_walk *k, const int64_t at[3], const int64_t in[3], pool_list *l) {
-    const axis_list *x = k->axis;
-    const cc_window *w = k->w;
-    const int share = k->kind.share, backward = k->kind.backward;
-    l->count = l->base = 0;
-    for (int64_t i = x[0].first[at[0]]; i < x[0].first[at[0] + 1]; i++)
-        for (int64_t j = x[1].first[at[1]]; j < x[1].first[at[1] + 1]; j++)
-            for (int64_t m = x[2].first[at[2]]; m < x[2].first[at[2] + 1]; m++) {
-                l->at[l->count] = x[0].index[i] * in[0] + x[1].index[j] * in[1] + x[2].index[m] * in[2];
-                l->tap[l->count] = (x[0].tap[i] * w->kernel[1] + x[1].tap[j]) * w->kernel[2] + x[2].tap[m];
-                if (share == ONES) l->share[l->count] = 1;
-                if (share == WEIGHTS) l->share[l->count] = (REAL)(x[0].weight[i] * x[1].weight[j] * x[2].weight[m]);
-                if (share == COUNTS && backward)
-                    l->share[l->count] = 1 / (REAL)(x[0].counted[x[0].index[i]] * x[1].counted[x[1].index[j]] *
-                                                    x[2].counted[x[2].index[m]]);
-                l->count++;
-            }
-    if (share == COUNTS && !backward)
-        l->share[0] = 1 / (REAL)(x[0].counted[at[0]] * x[1].counted[at[1]] * x[2].counted[at[2]]);
+/* A row of pixels, of `channels` channels that stand 1 apart: `at` its place, `in` the strides of what the lists point
+ * at, `here` its first pixel in what is written, `step` from there to the next. `lists`: one per pixel of a period. */
+#define pool_row FN(cc_pool_row)
+typedef struct {
+    const pool_walk *walk;
+    pool_maps maps;
+    pool_list *lists;
+    int64_t at[2], channels, in[3], here, step;
+} pool_row;
+typedef void FN(cc_pool_fn)(const pool_row *row, const void *p);
+#define pool_fn FN(cc_pool_fn)
+
+/* The list of pixel x of a row, from nothing. */
+static void FN(fill_list)(const pool_row *row, int64_t x, pool_list *l) {
+    const axis_list *d = &row->walk->axis[0], *h = &row->walk->axis[1], *v = &row->walk->axis[2];
+    const int64_t *kernel = row->walk->w->kernel, *at = row->at, first = v->first[x], last = v->first[x + 1];
+    const int share = row->walk->kind.share, backward = row->walk->kind.backward;
+    int64_t n = 0;
+    for (int64_t i = d->first[at[0]]; i < d->first[at[0] + 1]; i++)
+        for (int64_t j = h->first[at[1]]; j < h->first[at[1] + 1]; j++, n += last - first) {
+            const int64_t place = d->index[i] * row->in[0] + h->index[j] * row->in[1];
+            const int64_t number = (d->tap[i] * kernel[1] + h->tap[j]) * kernel[2];
+            const double weight = d->weight[i] * h->weight[j];
+            for (int64_t m = first; m < last; m++) l->at[n + m - first] = place + v->index[m] * row->in[2];
+            for (int64_t m = first; m < last; m++) l->tap[n + m - first] = number + v->tap[m];
+            if (share == ONES || share == WEIGHTS)
+                for (int64_t m = first; m < last; m++) l->share[n + m - first] = (REAL)(weight * v->weight[m]);
+            if (share == COUNTS && backward)
+                for (int64_t m = first; m < last; m++)
+                    l->share[n + m - first] = 1 / (REAL)(d->counted[d->index[i]] * h->counted[h->index[j]] *
+                                                         v->counted[v->index[m]]);
+        }
+    if (share == COUNTS && !backward) l->share[0] = 1 / (REAL)(d->counted[at[0]] * h->counted[at[1]] * v->counted[x]);
+    l->count = n;
+    l->base = l->turn = 0;
 }
 
-/* Row `row` (of size[0] * size[1]) of the maps of `channels` channels, which stand 1 apart; `in` holds the strides of
- * what the lists point at, `here` those of what is written. `lists` has one list per pixel of a period. */
-static void FN(walk_row)(const pool_walk *k, const pool_maps *m, int64_t channels, const int64_t in[3],
-                         const int64_t here[3], int64_t row, pool_list *lists, pool_fn *variant, const void *p) {
-    const axis_list *line = &k->axis[2];
-    int64_t at[3] = {row / k->size[1], row % k->size[1], 0}, turn = 0;
-    for (at[2] = 0; at[2] < k->size[2]; at[2]++) {
-        pool_list *l = lists + turn;
-        turn = turn + 1 == line->period ? 0 : turn + 1;
-        if (line->again[at[2]]) l->base += line->shift * in[2];
-        else FN(fill_list)(k, at, in, l);
-        variant(l, m, at[0] * here[0] + at[1] * here[1] + at[2] * here[2], p, channels);
-    }
+/* The list of pixel x, when those before it had theirs. */
+INLINE pool_list FN(list_of)(const pool_row *row, int64_t x, pool_list *l) {
+    const axis_list *v = &row->walk->axis[2];
+    if (v->again[x]) {
+        l->base += v->shift[x] * row->in[2];
+        l->turn += v->turn[x];
+    } else FN(fill_list)(row, x, l);
+    return *l;
 }
+
+/* --- variants --------------------------------------------------------------------------------------------------- */
+
+/* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are
+ * there), and VARIANT(name), which walks the pixels of a row and their channels with it: WIDE vectors, then VECTORS, then
+ * single ones, then what is left of one. In it EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
+ * list's entry i, HERE what stands at the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The
+ * lists and the maps are copies, so that compilers keep them in registers over the stores. */
+#define VECTORS 4
+#define WIDE 12
+#define LONG 16
+#define ONE(name, ...)                                                                                              \
+    INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
+                               int64_t lanes, ##__VA_ARGS__)
+#define EACH_VECTOR UNROLL for (int u = 0; u < n; u++)
+#define ELEMENT(a, i) FN(load_n)(m->in[a] + l->at[i] + c + u * V, lanes)
+#define HERE FN(load_n)(m->here + c + u * V, lanes)
+#define WON(i) (FN(load_winner)(m->chosen + l->at[i] + c + u * V, lanes) == TAP(i))
+#define TAP(i) ((ivec){0} + (INT)(l->tap[i] + l->turn))
+#define PUT(a, v) FN(put)(m->out[a] + c + u * V, v, lanes, m->past)
+#define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
+
+#define EACH_PIXEL(...)                                                                                             \
+    const int64_t pixels = row->walk->size[2], period = row->walk->axis[2].period, channels = row->channels;        \
+    const pool_maps maps = row->maps;                                                                               \
+    int64_t turn = 0;                                                                                               \
+    for (int64_t x = 0; x < pixels; x++) {                                                                          \
+        const pool_list list = FN(list_of)(row, x, row->lists + turn), *l = &list;                                  \
+        const pool_maps pixel = FN(move_maps)(&maps, list.base, row->here + x * row->step), *m = &pixel;            \
+        int64_t c = 0;                                                                                              \
+        turn = turn + 1 == period ? 0 : turn + 1;                                                                   \
+        __VA_ARGS__                                                                                                 \
+    }
+#define GROUPS(name, n, ...)                                                                                        \
+    for (; c + (n) * V <= channels; c += (n) * V) FN(name##_one)(l, m, c, p, n, V, ##__VA_ARGS__);
+#define REST(name, ...)                                                                                             \
+    if (c < channels) FN(name##_one)(l, m, c, p, 1, channels - c, ##__VA_ARGS__);
+#define VARIANT(name)                                                                                               \
+    static void FN(name)(const pool_row *row, const void *p) {                                                      \
+        EACH_PIXEL(if (l->count > LONG) GROUPS(name, WIDE) GROUPS(name, VECTORS) GROUPS(name, 1) REST(name))        \
+    }
+
+/* dy to the element that won. in: dy; chosen: winner. */
+ONE(spread_winner) {
+    vec sum[WIDE] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    EACH_VECTOR PUT(0, sum[u]);
+}
+
+/* --- layouts and tasks ------------------------------------------------------------------------------------------ */
 
 /* [channels][pixels] to [pixels][BLOCK] and back. V x V elements at a time in registers, the rest one by one. */
 static void FN(real_in)(REAL *to, const REAL *from, int64_t pixels, int64_t channels) {
@@ -405,7 +321,7 @@ static pool_list *FN(thread_lists)(const pool_job *j, char *own) {
     int64_t *pairs = (int64_t *)(lists + period);
     REAL *shares = (REAL *)(pairs + 2 * period * most);
     for (int64_t i = 0; i < period; i++)
-        lists[i] = (pool_list){0,           0, pairs + 2 * i * most, pairs + (2 * i + 1) * most, shares + i * most,
+        lists[i] = (pool_list){0,           0, 0, pairs + 2 * i * most, pairs + (2 * i + 1) * most, shares + i * most,
                                own + j->room};
     return lists;
 }
@@ -419,10 +335,20 @@ INLINE int32_t *FN(winners)(cc_in t, int64_t i, int64_t c) {
 }
 
 /* The maps of image i, from channel c on, where they stand. */
-INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c) {
+INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c, int past) {
     return (pool_maps){{FN(reals)(t->in[0], i, c), FN(reals)(t->in[1], i, c), FN(reals)(t->in[2], i, c)},
                        FN(reals)(t->here, i, c), FN(winners)(t->chosen, i, c),
-                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c)};
+                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c), past};
+}
+
+/* Row i (of size[0] * size[1]) of maps whose pixels stand `apart` times as far apart as those of the job's. */
+static void FN(run_row)(const pool_job *j, pool_maps m, int64_t channels, int64_t apart, int64_t i, pool_list *lists,
+                        pool_fn *variant, const void *p) {
+    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2, high = j->walk.size[1];
+    const pool_row row = {&j->walk, m, lists, {i / high, i % high}, channels,
+                          {in[0] * apart, in[1] * apart, in[2] * apart},
+                          (i / high * here[0] + i % high * here[1]) * apart, here[2] * apart};
+    variant(&row, p);
 }
 
 /* Transposes a map that is there into a new block (its own bytes of `to`), and returns the block. */
@@ -444,11 +370,9 @@ static void *FN(reserve)(char **to, const void *target, int64_t pixels, int64_t 
 /* `step` rows of images, channels last. */
 static void FN(run_rows)(const pool_job *j, int64_t task, pool_list *lists, pool_fn *variant, const void *p) {
     const int64_t *shape = j->t.out[0]->shape, end = MIN((task + 1) * j->step, shape[0] * j->rows);
-    for (int64_t row = task * j->step; row < end; row++) {
-        pool_maps m = FN(maps_of)(&j->t, row / j->rows, 0);
-        m.past = j->past;
-        FN(walk_row)(&j->walk, &m, shape[1], j->t.in[0]->stride + 2, j->t.out[0]->stride + 2, row % j->rows, lists,
-                     variant, p);
+    for (int64_t i = task * j->step; i < end; i++) {
+        const pool_maps m = FN(maps_of)(&j->t, i / j->rows, 0, j->past);
+        FN(run_row)(j, m, shape[1], 1, i % j->rows, lists, variant, p);
     }
     cc_end_stream();
 }
@@ -456,11 +380,8 @@ static void FN(run_rows)(const pool_job *j, int64_t task, pool_list *lists, pool
 /* A block of channels of an image of contiguous maps. `to`: room for the transposed blocks. */
 static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *lists, pool_fn *variant,
                           const void *p) {
-    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2;
     const int64_t c = task % j->blocks * BLOCK, channels = MIN(BLOCK, j->t.out[0]->shape[1] - c);
-    const int64_t in_block[3] = {in[0] * BLOCK, in[1] * BLOCK, in[2] * BLOCK};
-    const int64_t here_block[3] = {here[0] * BLOCK, here[1] * BLOCK, here[2] * BLOCK};
-    const pool_maps m = FN(maps_of)(&j->t, task / j->blocks, c);
+    const pool_maps m = FN(maps_of)(&j->t, task / j->blocks, c, 0);
     pool_maps b = {{0}};
     for (int a = 0; a < 3; a++) b.in[a] = FN(enter)(&to, m.in[a], j->ins, channels);
     b.here = FN(enter)(&to, m.here, j->outs, channels);
@@ -469,24 +390,26 @@ static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *
     if (m.chosen) FN(winner_in)(chosen, m.chosen, j->ins, channels);
     b.chosen = chosen;
     b.choice = FN(reserve)(&to, m.choice, j->outs, sizeof(int32_t));
-    for (int64_t row = 0; row < j->rows; row++)
-        FN(walk_row)(&j->walk, &b, channels, in_block, here_block, row, lists, variant, p);
+    for (int64_t row = 0; row < j->rows; row++) FN(run_row)(j, b, channels, BLOCK, row, lists, variant, p);
     for (int a = 0; a < 2; a++)
         if (m.out[a]) FN(real_out)(m.out[a], b.out[a], j->outs, channels);
     if (m.choice) FN(winner_out)(m.choice, b.choice, j->outs, channels);
 }
 
-/* The body of a kernel. */
+/* The body of a kernel. Scratch is asked for only where it is more than OWN_SCRATCH: asking takes longer than pooling a
+ * small map, and 0.05 ms with cold caches. */
 static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool_fn *variant, const void *p,
                         void *scratch) {
-    const pool_job job = FN(plan)(t, w, kind, scratch);
-    if (!scratch) return job.bytes;
+    _Alignas(64) char own[OWN_SCRATCH];
+    const int64_t bytes = scratch ? 0 : FN(plan)(t, w, kind, NULL).bytes;
+    if (bytes > OWN_SCRATCH) return bytes;
+    const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
     PARALLEL_FOR
     for (int64_t task = 0; task < job.tasks; task++) {
-        char *own = job.own + job.own_bytes * cc_thread();
-        pool_list *lists = FN(thread_lists)(&job, own);
+        char *room = job.own + job.own_bytes * cc_thread();
+        pool_list *lists = FN(thread_lists)(&job, room);
         if (job.last) FN(run_rows)(&job, task, lists, variant, p);
-        else FN(run_block)(&job, task, own + job.list_bytes, lists, variant, p);
+        else FN(run_block)(&job, task, room + job.list_bytes, lists, variant, p);
     }
     return 0;
 }

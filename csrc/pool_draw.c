@@ -52,7 +52,7 @@ static void FN(first_odd)(const pool_list *l, const REAL *x, REAL *y, int32_t *w
         if (nan) break;
     }
     *y = x[l->at[first]];
-    *winner = (int32_t)l->tap[first];
+    *winner = (int32_t)(l->tap[first] + l->turn);
 }
 
 /* W channels from c on; here: u */
@@ -73,7 +73,7 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
     for (int64_t i = 0; i < l->count; i++) {
         const wide_mask take = open & (weight[i] > 0); /* the last positive one so far, until the sum passes */
         y = wide_select(take, FN(widen)(x + l->at[i], lanes), y);
-        won = (take & ((wide_mask){0} + l->tap[i])) | (~take & won);
+        won = (take & ((wide_mask){0} + (l->tap[i] + l->turn))) | (~take & won);
         running += weight[i];
         open &= ~(running > limit);
     }
@@ -84,12 +84,12 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
     }
 }
 
-static void FN(reduce_stochastic)(const pool_list *l, const pool_maps *m, int64_t here, const void *p,
-                                  int64_t channels) {
-    const pool_maps pixel = FN(move_maps)(m, l->base, here);
-    int64_t c = 0;
-    for (; c + W <= channels; c += W) FN(draw)(l, &pixel, *(const double *)p, c, W);
-    if (c < channels) FN(draw)(l, &pixel, *(const double *)p, c, channels - c);
+static void FN(reduce_stochastic)(const pool_row *row, const void *p) {
+    const double power = *(const double *)p;
+    EACH_PIXEL(
+        for (; c + W <= channels; c += W) FN(draw)(l, m, power, c, W);
+        if (c < channels) FN(draw)(l, m, power, c, channels - c);
+    )
 }
 
 VARIANT(spread_winner)
@@ -112,9 +112,9 @@ int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, c
         }
     }
     const pool_tensors t = {.in = {x}, .here = &drawn, .out = {y}, .choice = winner};
-    const int64_t wanted = FN(pool)(t, &p->window, (walk_kind){.room = sizeof(wide)}, FN(reduce_stochastic), &p->power,
-                                    scratch ? arena.base + arena.used : NULL);
-    return wanted ? arena.used + wanted : 0;
+    const walk_kind kind = {.room = sizeof(wide)};
+    if (!u->data && !scratch) return arena.used + FN(plan)(t, &p->window, kind, NULL).bytes;
+    return FN(pool)(t, &p->window, kind, FN(reduce_stochastic), &p->power, scratch ? arena.base + arena.used : NULL);
 }
 
 int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {

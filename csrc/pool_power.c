@@ -13,7 +13,7 @@ INLINE vec FN(sign)(vec v) { return FN(select)(v > 0, (vec){0} + 1, FN(select)(v
 INLINE ivec FN(is_number)(vec m) { return (m > 0) & (m < (REAL)INFINITY); }
 
 /* --- powers ---
- * Multiples of 1/2 up to 4 are products and a square root. Which one is wanted is decided once per pixel, so that no loop
+ * Multiples of 1/2 up to 4 are products and a square root. Which one is wanted is decided once per row, so that no loop
  * asks. */
 
 #ifndef POOL_POWER_H
@@ -27,19 +27,19 @@ static int halves_of(double e) {
 /* VARIANT of a ONE(..., int halves) that takes powers to the number behind p, plus `more`: halves is a constant where
  * that is often asked for. */
 #define POWER_VARIANT(name, more)                                                                                   \
-    static void FN(name)(const pool_list *l, const pool_maps *m, int64_t here, const void *p, int64_t channels) {   \
+    static void FN(name)(const pool_row *row, const void *p) {                                                      \
         const int halves = halves_of(*(const double *)p + (more));                                                  \
-        AT_PIXEL                                                                                                    \
         switch (halves) {                                                                                           \
-        case 0: FULL_VECTORS(name, 0) break;                                                                        \
-        case 2: FULL_VECTORS(name, 2) break;                                                                        \
-        case 4: FULL_VECTORS(name, 4) break;                                                                        \
-        case 6: FULL_VECTORS(name, 6) break;                                                                        \
-        case 8: FULL_VECTORS(name, 8) break;                                                                        \
-        default: FULL_VECTORS(name, halves)                                                                         \
+        case 0: POWER_PIXELS(name, 0) break;                                                                        \
+        case 2: POWER_PIXELS(name, 2) break;                                                                        \
+        case 4: POWER_PIXELS(name, 4) break;                                                                        \
+        case 6: POWER_PIXELS(name, 6) break;                                                                        \
+        case 8: POWER_PIXELS(name, 8) break;                                                                        \
+        default: POWER_PIXELS(name, halves)                                                                         \
         }                                                                                                           \
-        REST(name, halves)                                                                                          \
     }
+#define POWER_PIXELS(name, halves)                                                                                  \
+    { EACH_PIXEL(GROUPS(name, VECTORS, halves) GROUPS(name, 1, halves) REST(name, halves)) }
 #endif
 
 /* v^e for v >= 0 */
@@ -77,11 +77,11 @@ INLINE vec FN(higher)(vec a, vec b) {
 
 /* best[u]: the largest `of` the window's elements; PEAK: and won[u], the tap of the first of the largest. */
 #define LARGEST(of)                                                                                                 \
-    vec best[VECTORS] = {{0}};                                                                                      \
+    vec best[WIDE] = {{0}};                                                                                      \
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR best[u] = FN(higher)(best[u], FN(of)(ELEMENT(0, i)));
 #define PEAK(of)                                                                                                    \
-    vec best[VECTORS];                                                                                              \
-    ivec won[VECTORS];                                                                                              \
+    vec best[WIDE];                                                                                              \
+    ivec won[WIDE];                                                                                              \
     EACH_VECTOR best[u] = FN(of)(ELEMENT(0, 0)), won[u] = TAP(0);                                                   \
     for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {                                                            \
         const vec v = FN(of)(ELEMENT(0, i));                                                                        \
@@ -107,8 +107,8 @@ INLINE window_unit FN(unit)(vec best) {
 ONE(reduce_lp, int halves) {
     const double e = *(const double *)p;
     LARGEST(magnitude)
-    window_unit unit[VECTORS];
-    vec sum[VECTORS] = {{0}};
+    window_unit unit[WIDE];
+    vec sum[WIDE] = {{0}};
     EACH_VECTOR unit[u] = FN(unit)(best[u]);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec r = FN(magnitude)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse;
@@ -120,7 +120,7 @@ POWER_VARIANT(reduce_lp, 0)
 
 /* in: dy, y; here: x. `halves` is p - 1. */
 ONE(spread_lp, int halves) {
-    vec x[VECTORS], sum[VECTORS] = {{0}};
+    vec x[WIDE], sum[WIDE] = {{0}};
     EACH_VECTOR x[u] = HERE;
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec y = ELEMENT(1, i), slope = FN(power)(FN(magnitude)(x[u]) / y, *(const double *)p - 1, halves);
@@ -142,7 +142,7 @@ VARIANT(reduce_peak)
 
 /* in: dy; chosen: winner; here: x. */
 ONE(spread_peak) {
-    vec sum[VECTORS] = {{0}};
+    vec sum[WIDE] = {{0}};
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
     EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
 }
@@ -153,8 +153,8 @@ VARIANT(spread_peak)
 ONE(reduce_expectation, int halves) {
     const double e = *(const double *)p;
     LARGEST(positive)
-    window_unit unit[VECTORS];
-    vec total[VECTORS] = {{0}}, sum[VECTORS] = {{0}};
+    window_unit unit[WIDE];
+    vec total[WIDE] = {{0}}, sum[WIDE] = {{0}};
     EACH_VECTOR unit[u] = FN(unit)(best[u]);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec r = FN(positive)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse, w = FN(power)(r, e, halves);
@@ -173,7 +173,7 @@ POWER_VARIANT(reduce_expectation, 0)
 /* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `halves` is power - 1. */
 ONE(spread_expectation, int halves) {
     const double e = *(const double *)p;
-    vec a[VECTORS], sum[VECTORS] = {{0}};
+    vec a[WIDE], sum[WIDE] = {{0}};
     EACH_VECTOR a[u] = FN(positive)(HERE);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec y = ELEMENT(1, i), r = a[u] / y, share = ELEMENT(0, i) / ELEMENT(2, i);
@@ -188,8 +188,8 @@ POWER_VARIANT(spread_expectation, -1)
 
 ONE(reduce_entropy) {
     PEAK(positive)
-    window_unit unit[VECTORS];
-    vec mean[VECTORS] = {{0}};
+    window_unit unit[WIDE];
+    vec mean[WIDE] = {{0}};
     EACH_VECTOR unit[u] = FN(unit)(best[u]);
     for (int64_t i = 0; i < l->count; i++)
         EACH_VECTOR mean[u] += l->share[i] * (FN(positive)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse);
@@ -205,7 +205,7 @@ VARIANT(reduce_entropy)
 
 /* in: dy, ratio; chosen: winner; here: x. */
 ONE(spread_entropy) {
-    vec sum[VECTORS] = {{0}};
+    vec sum[WIDE] = {{0}};
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec dy = ELEMENT(0, i), ratio = ELEMENT(1, i);
         sum[u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;

@@ -1,0 +1,113 @@
+/* Which elements meet along one axis of a pooling window, forward and backward; pool.h makes lists of all axes of them. */
+#ifndef POOL_AXES_H
+#define POOL_AXES_H
+
+/* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
+ * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
+ * index `shift` and every tap `turn` higher (and counted alike), so that its list need not be made again. Away from
+ * borders they are. */
+typedef struct {
+    int64_t *first, *index, *tap, *counted, *again, *shift, *turn, period;
+    double *weight; /* of every pair: 1, or a Gaussian envelope's */
+    int64_t *low, *high; /* of an output: its real taps, */
+    double *total;       /* and the sum of its envelope; both only for WEIGHTS */
+} axis_list;
+
+/* What a list entry's `share` holds: nothing; 1; an average's 1 / n; its weight in a Gaussian envelope. A flat envelope,
+ * of sigma = Inf, makes means. */
+enum { NO_SHARE, ONES, COUNTS, WEIGHTS };
+
+/* How a walk goes. */
+typedef struct {
+    int backward, share;
+    int64_t count_include_pad;
+    double sigma; /* of the envelope, in elements */
+    int64_t room; /* bytes per list entry that the variant wants for itself */
+} walk_kind;
+
+static axis_list take_axis(const cc_window *w, int a, int backward, cc_arena *arena) {
+    const int64_t pixels = backward ? w->size[a] : w->out[a];
+    const int64_t pairs = pixels * MIN(w->kernel[a], backward ? w->out[a] : w->size[a]);
+    const int64_t per_pixel = pixels * sizeof(int64_t), per_pair = pairs * sizeof(int64_t);
+    axis_list l = {.period = backward ? MIN(w->stride[a], pixels) : 1};
+    l.first = cc_take(arena, per_pixel + sizeof(int64_t));
+    l.index = cc_take(arena, per_pair), l.tap = cc_take(arena, per_pair), l.weight = cc_take(arena, per_pair);
+    l.again = cc_take(arena, per_pixel), l.shift = cc_take(arena, per_pixel), l.turn = cc_take(arena, per_pixel);
+    l.counted = cc_take(arena, w->out[a] * sizeof(int64_t)), l.low = cc_take(arena, w->out[a] * sizeof(int64_t));
+    l.high = cc_take(arena, w->out[a] * sizeof(int64_t)), l.total = cc_take(arena, w->out[a] * sizeof(double));
+    return l;
+}
+
+/* The real inputs of every output (backward = 0), or the outputs that hold every input (backward = 1). */
+static void fill_axis(axis_list *l, const cc_window *w, int a, int backward) {
+    int64_t used = 0;
+    for (int64_t i = 0; i < (backward ? w->size[a] : w->out[a]); i++) {
+        l->first[i] = used;
+        for (int64_t t = 0; t < w->kernel[a]; t++) {
+            const int64_t shift = t * w->dilation[a] - w->begin[a];
+            const int64_t at = backward ? (i - shift) / w->stride[a] : i * w->stride[a] + shift;
+            if (backward && ((i - shift) % w->stride[a] || i < shift || at >= w->out[a])) continue;
+            if (!backward && (at < 0 || at >= w->size[a])) continue;
+            l->index[used] = at;
+            l->tap[used++] = t;
+        }
+        l->first[i + 1] = used;
+    }
+}
+
+/* Elements of a window that an average counts, along one axis: the real ones, or with count_include_pad all but those
+ * that ceil_mode lets hang over. */
+static void fill_counted(axis_list *l, const cc_window *w, int a, int64_t count_include_pad) {
+    for (int64_t o = 0; o < w->out[a]; o++) {
+        const int64_t start = o * w->stride[a] - w->begin[a], d = w->dilation[a];
+        const int64_t stop = w->size[a] + (count_include_pad ? w->end[a] : 0);
+        const int64_t skipped = count_include_pad || start >= 0 ? 0 : cc_ceil_div(-start, d);
+        l->counted[o] = MIN(w->kernel[a], cc_ceil_div(stop - start, d)) - skipped;
+    }
+}
+
+/* A Gaussian envelope over the real taps [first, last) of a window, before it is divided by its sum. Exponents are taken
+ * from the real tap that is nearest to the centre, so that the weights never all vanish. */
+static double envelope(const cc_window *w, int a, double sigma, int64_t first, int64_t last, int64_t tap) {
+    const double centre = (w->kernel[a] - 1) / 2.0, far = fabs(tap - centre);
+    const double nearest = fabs(MIN(MAX(floor(centre), first), last - 1) - centre);
+    return exp(-((far - nearest) / sigma) * ((far + nearest) / sigma) / 2);
+}
+
+static void fill_weights(axis_list *l, const cc_window *w, int a, const walk_kind *kind) {
+    const int64_t pixels = kind->backward ? w->size[a] : w->out[a], d = w->dilation[a];
+    if (kind->share != WEIGHTS) {
+        for (int64_t j = 0; j < l->first[pixels]; j++) l->weight[j] = 1;
+        return;
+    }
+    for (int64_t o = 0; o < w->out[a]; o++) {
+        const int64_t start = o * w->stride[a] - w->begin[a];
+        l->low[o] = start >= 0 ? 0 : cc_ceil_div(-start, d);
+        l->high[o] = MIN(w->kernel[a], cc_ceil_div(w->size[a] - start, d));
+        l->total[o] = 0;
+        for (int64_t t = l->low[o]; t < l->high[o]; t++)
+            l->total[o] += envelope(w, a, kind->sigma, l->low[o], l->high[o], t);
+    }
+    for (int64_t i = 0; i < pixels; i++)
+        for (int64_t j = l->first[i]; j < l->first[i + 1]; j++) {
+            const int64_t o = kind->backward ? l->index[j] : i;
+            l->weight[j] = envelope(w, a, kind->sigma, l->low[o], l->high[o], l->tap[j]) / l->total[o];
+        }
+}
+
+static void fill_again(axis_list *l, int64_t pixels, int backward) {
+    for (int64_t i = 0; i < pixels; i++) {
+        const int64_t now = l->first[i], count = l->first[i + 1] - now;
+        const int64_t then = i < l->period ? 0 : l->first[i - l->period];
+        l->again[i] = i >= l->period && count == l->first[i - l->period + 1] - then &&
+                      (backward || l->counted[i] == l->counted[i - 1]);
+        l->shift[i] = l->again[i] && count ? l->index[now] - l->index[then] : 0;
+        l->turn[i] = l->again[i] && count ? l->tap[now] - l->tap[then] : 0;
+        for (int64_t j = 0; l->again[i] && j < count; j++)
+            l->again[i] = l->index[now + j] == l->index[then + j] + l->shift[i] &&
+                          l->tap[now + j] == l->tap[then + j] + l->turn[i] &&
+                          l->weight[now + j] == l->weight[then + j] &&
+                          (!backward || l->counted[l->index[now + j]] == l->counted[l->index[then + j]]);
+    }
+}
+#endif
