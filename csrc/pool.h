@@ -10,21 +10,27 @@
  * backward   Gathers: for every pixel of dx, the list of the windows that hold it, as (output pixel, tap). Every dx is
  *            written once, by one thread: no zeroing, no races.
  *
- * A variant is one function over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c
- * and pool_draw.c; the walk calls it once per pixel. Included by those files, after twice.h.
+ * A variant is a few lines over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c and
+ * pool_draw.c; VARIANT makes of them the walk along a row of pixels. Included by those files, after twice.h.
  *
  * The limit is memory: of 2x2 windows, forward reads x and writes a quarter of it twice (y, winners), backward the
  * reverse. Steps there, 25 MB of x, channels last, forward / backward in ms with cold caches (one image in cache, one
  * thread, in us):
  *     a vector at a time, the maps moved to every one       1.6 / 2.1 (26 / 54)
  *     moved to the pixel, copies of list and maps           1.6 / 2.0 (21 / 36)
- *     VECTORS at a time: the list is read once for them     1.5 / 1.9 (16 / 31); global max 1.9 to 1.5 / 1.6 (27 to 13)
+ *     VECTORS at a time: the list is read once for them     1.5 / 1.9 (16 / 31)
  *     dx past the caches                                    1.5 / 1.4
  *     tasks of TASK_BYTES in place of single rows           1.4 / 1.25
- * Loops of a constant length for lists of 1, 2, 4 and 9 entries were no faster than VECTORS, in twice the code, and
- * global pools gained nothing by them. Fetching the next row of windows ahead gained nothing: forward is at the rate of a
- * plain pass with cold caches (25 MB read, 12.6 written: 1.35 to 1.6). Contiguous maps take about twice the time of
- * channels last; turning them back in whole cache lines, past the caches, made backward 1.2 times slower. */
+ *     variants walk a row, in place of a call per pixel     1.25 / 1.1 (13 / 19): a plain pass takes as long
+ * And of global max pooling, where a window is an image and backward a list of one entry per pixel:
+ *     as above, without the last step                       1.3 / 1.05 (14 / 34)
+ *     the last step, and lists that turn as well as shift   1.2 / 0.6 (14 / 22)
+ *     WIDE vectors at a time of a LONG list: one sweep      0.9 / 0.6 (12 / 22); avg 1.0 to 0.75, a plain pass
+ * What gained nothing: loops of a constant length for lists of 1, 2, 4 and 9 entries; fetching the next row of windows,
+ * or a long list's elements for all channels, ahead; sweeps of 16 entries at a time over all channels, with what is
+ * summed kept in memory between them (0.05 ms slower than WIDE); WIDE for short lists (3x3 max pooling a tenth slower).
+ * Contiguous maps take about twice the time of channels last; turning them back in whole cache lines, past the caches,
+ * made backward 1.2 times slower. */
 
 #include "pool_axes.h"
 
@@ -33,7 +39,7 @@
 /* Of the larger map, in a task: threads that take single rows in turns break up each other's streams. */
 #define TASK_BYTES ((int64_t)256 << 10)
 #define LEAST_TASKS 32
-#define OWN_SCRATCH (64 << 10)
+#define OWN_SCRATCH (64 << 10) /* bytes on the stack: asking for scratch takes 0.05 ms with cold caches */
 #define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
 #endif
 #define BLOCK (LINES * V)
@@ -48,8 +54,8 @@ typedef struct {
 } pool_list;
 
 /* The maps of a walk, NULL where a variant has none: read at the list's offsets (`in`, and `chosen`, winners), read at
- * the pixel itself (`here`), written there (`out`, and `choice`, winners). A variant moves them to its place: list->base
- * and its own `here` lead to the pixel's first channel. */
+ * the pixel itself (`here`), written there (`out`, and `choice`, winners). Moved to a pixel, they lead to its first
+ * channel. */
 #define pool_maps FN(cc_pool_maps)
 typedef struct {
     const REAL *in[3], *here;
@@ -175,12 +181,13 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x, pool_list *l) {
 /* --- variants --------------------------------------------------------------------------------------------------- */
 
 /* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are
- * there), and VARIANT(name), which walks the pixels of a row and their channels with it: WIDE vectors, then VECTORS, then
- * single ones, then what is left of one. In it EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
+ * there), and VARIANT(name), which walks the pixels of a row and their channels with it: VECTORS vectors, then single
+ * ones, then what is left of one. The elements of a LONG list come from memory and are best read in the order in which
+ * they lie there: WIDE vectors first. In ONE, EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
  * list's entry i, HERE what stands at the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The
- * lists and the maps are copies, so that compilers keep them in registers over the stores. */
+ * list and the maps are copies, so that compilers keep them in registers over the stores. */
 #define VECTORS 4
-#define WIDE 12
+#define WIDE 12 /* six cache lines with AVX2 */
 #define LONG 16
 #define ONE(name, ...)                                                                                              \
     INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
@@ -396,13 +403,14 @@ static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *
     if (m.choice) FN(winner_out)(m.choice, b.choice, j->outs, channels);
 }
 
-/* The body of a kernel. Scratch is asked for only where it is more than OWN_SCRATCH: asking takes longer than pooling a
- * small map, and 0.05 ms with cold caches. */
+/* The body of a kernel. */
 static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool_fn *variant, const void *p,
                         void *scratch) {
+    /* Another op's map in scratch is nowhere yet while that op only asks for its bytes. */
+    const int there = t.in[0]->data && t.out[0]->data && (!t.here || t.here->data);
     _Alignas(64) char own[OWN_SCRATCH];
     const int64_t bytes = scratch ? 0 : FN(plan)(t, w, kind, NULL).bytes;
-    if (bytes > OWN_SCRATCH) return bytes;
+    if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
     PARALLEL_FOR
     for (int64_t task = 0; task < job.tasks; task++) {

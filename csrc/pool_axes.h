@@ -1,4 +1,5 @@
-/* Which elements meet along one axis of a pooling window, forward and backward; pool.h makes lists of all axes of them. */
+/* Which elements and outputs meet along one axis of pooling windows, forward and backward. pool.h makes its lists of them,
+ * all axes together. */
 #ifndef POOL_AXES_H
 #define POOL_AXES_H
 

@@ -112,9 +112,9 @@ int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, c
         }
     }
     const pool_tensors t = {.in = {x}, .here = &drawn, .out = {y}, .choice = winner};
-    const walk_kind kind = {.room = sizeof(wide)};
-    if (!u->data && !scratch) return arena.used + FN(plan)(t, &p->window, kind, NULL).bytes;
-    return FN(pool)(t, &p->window, kind, FN(reduce_stochastic), &p->power, scratch ? arena.base + arena.used : NULL);
+    const int64_t wanted = FN(pool)(t, &p->window, (walk_kind){.room = sizeof(wide)}, FN(reduce_stochastic), &p->power,
+                                    scratch ? arena.base + arena.used : NULL);
+    return wanted ? arena.used + wanted : 0;
 }
 
 int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {
