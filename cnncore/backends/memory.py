@@ -12,20 +12,21 @@ VGG 1.35. (A pool of pieces that are never cut, by size, held 1.36 to 1.77 times
 from __future__ import annotations
 
 import bisect
-import contextlib
 import math
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 SLACK = 1.5  # how much may be held, over the most that was in use at once, before memory goes back to the system
 SMALL = 4096  # bytes; smaller arrays are NumPy's own
 ALIGN = 64  # a cache line, and the widest vector
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Segment(NamedTuple):
@@ -35,7 +36,7 @@ class Segment(NamedTuple):
     owner: np.ndarray
 
 
-class _Block:
+class Block:
     """What the arrays on a block refer to."""
 
     __slots__ = ("__array_interface__", "__weakref__")
@@ -44,21 +45,15 @@ class _Block:
         self.__array_interface__ = {"version": 3, "typestr": dtype.str, "shape": shape, "data": (address, False)}
 
 
-class _Tie(weakref.ref[_Block]):
-    """Where a block is; its callback, when the block dies, is a deque's `append`. A `__del__` or any other function in
-    Python would do, but Ctrl-C may arrive while it runs, and what is raised in there is lost."""
-
-    __slots__ = ("address", "size")
-    address: int
-    size: int
+Tie = weakref.ref[Block]
 
 
 class Pool:
     """Blocks of memory, cut and joined within segments. Safe for threads."""
 
     def __init__(self) -> None:
-        self.returned: deque[_Tie] = deque()  # of blocks whose arrays are gone
-        self._ties: dict[int, _Tie] = {}  # of all blocks in use, by address
+        self.returned: deque[Tie] = deque()  # of blocks whose arrays are gone
+        self._places: dict[Tie, tuple[int, int]] = {}  # (address, size) of all blocks in use
         self.lock = threading.Lock()
         self._free: list[tuple[int, int]] = []  # (size, address) of the blocks that wait, sorted
         self._sizes: dict[int, int] = {}  # address -> size of the same blocks
@@ -71,35 +66,38 @@ class Pool:
     @property
     def used(self) -> int:
         """Bytes in use."""
-        with self._settled():
-            return self._used
+        return self._settled(lambda: self._used)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A C-contiguous array that holds anything. Raises MemoryError."""
-        size = -(-math.prod(shape) * dtype.itemsize // ALIGN) * ALIGN
-        with self._settled():
-            address = self._take(size)
-            self._used += size
-            self.most = max(self.most, self._used)
-            block = _Block(address, shape, dtype)
-            tie = _Tie(block, self.returned.append)
-            tie.address, tie.size = address, size
-            self._ties[address] = tie
-        return np.asarray(block)
+        return np.asarray(self.block(shape, dtype))
 
-    @contextlib.contextmanager
-    def _settled(self) -> Iterator[None]:
-        """With the lock, and what was returned taken back. After Ctrl-C in the middle of a change the waiting blocks
-        are lost, rather than one of them given twice."""
+    def block(self, shape: tuple[int, ...], dtype: np.dtype) -> Block:
+        """What such an array refers to."""
+        return self._settled(self._make, shape, dtype)
+
+    def _make(self, shape: tuple[int, ...], dtype: np.dtype) -> Block:
+        size = -(-math.prod(shape) * dtype.itemsize // ALIGN) * ALIGN
+        address = self._take(size)
+        block = Block(address, shape, dtype)
+        # When the block dies, the deque's `append` is called. A `__del__` or any other function in Python would do, but
+        # Ctrl-C may arrive while it runs, and what is raised in there is lost.
+        self._places[weakref.ref(block, self.returned.append)] = address, size
+        self._used += size
+        self.most = max(self.most, self._used)
+        return block
+
+    def _settled(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `change` returns, with the lock, and with what was returned taken back. After Ctrl-C in the middle of a
+        change the waiting blocks are lost, rather than one of them given twice."""
         with self.lock:
             try:
                 while self.returned:
-                    tie = self.returned.popleft()
-                    del self._ties[tie.address]
-                    self._used -= tie.size
-                    self._add(tie.address, tie.size)
+                    address, size = self._places.pop(self.returned.popleft())
+                    self._used -= size
+                    self._add(address, size)
                 self._shrink(SLACK * self.most)
-                yield
+                return change(*args, **kwargs)
             except KeyboardInterrupt:
                 self._free, self._sizes, self._ends = [], {}, {}
                 raise

@@ -34,7 +34,7 @@ POISON = False  # for tests: fill results and scratch with NaN before every call
 
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 _MAX_AXES = 5
-_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("cnncore_isa", default=None)
+_chosen = contextvars.ContextVar("cnncore_isa", default=os.environ.get("CNNCORE_ISA") or "")
 
 
 @functools.cache
@@ -71,14 +71,14 @@ def supported() -> tuple[str, ...]:
 
 
 def current_isa() -> str:
-    """The instruction set of the next call: `use_isa`, else CNNCORE_ISA, else the best this CPU has."""
+    """The instruction set of the next call: `use_isa`, else CNNCORE_ISA at import, else the best this CPU has."""
     available = supported()
     if not available:
         raise BackendError(
             "c: the C kernels are not built. Install a C compiler (Debian/Ubuntu: apt install build-essential) and "
             "run `pip install .` (or `make build`) again; until then the NumPy backend computes"
         )
-    name = _chosen.get() or os.environ.get("CNNCORE_ISA") or available[0]
+    name = _chosen.get() or available[0]
     if name not in available:
         raise BackendError(f"c: instruction set {name!r} is not available here; there are: {', '.join(available)}")
     return name
@@ -160,24 +160,28 @@ def info() -> dict[str, Any]:
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def _scratch(size: int) -> np.ndarray:
+def _scratch(size: int) -> memory.Block:
     """`size` bytes, aligned to a cache line. Of the pool, so that a step's arrays take the place over."""
-    block = memory.POOL.empty((size,), np.dtype(np.uint8))
+    block = memory.POOL.block((size,), np.dtype(np.uint8))
     if POISON:
-        block[: block.size // 8 * 8].view(np.float64)[:] = np.nan
+        np.asarray(block)[: size // 8 * 8].view(np.float64)[:] = np.nan
     return block
+
+
+_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # by the number of axes: (N, C, *S) as (N, *S, C)
+_BACK = {3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}  # and (N, *S, C) as (N, C, *S)
 
 
 def is_channels_last(a: np.ndarray) -> bool:
     """Whether a (N, C, *S) array is dense in memory as (N, *S, C). One channel alone lies so, too, and is taken so:
     most kernels are faster channels last."""
-    return a.ndim > 2 and a.transpose(0, *range(2, a.ndim), 1).flags.c_contiguous
+    return a.ndim in _LAST and a.transpose(_LAST[a.ndim]).flags.c_contiguous
 
 
 def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray:
     """An array of logical shape (N, C, *S), in the asked memory layout."""
     if channels_last and len(shape) > 2:
-        a = memory.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, -1, *range(1, len(shape) - 1))
+        a = memory.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(_BACK[len(shape)])
     else:
         a = memory.empty(shape, dtype)
     if POISON:
@@ -194,7 +198,7 @@ def _may_write(op: Any, target: np.ndarray, arrays: Any, channels_last: bool) ->
     """Whether a kernel may write its result straight to `target`: it is dense, and overlaps no argument, unless the op
     goes element by element and the two are one and the same."""
     return _is_dense(target, channels_last) and all(
-        (op.elementwise and a.__array_interface__ == target.__array_interface__)
+        op.elementwise and (a is target or a.__array_interface__ == target.__array_interface__)
         for a in arrays
         if isinstance(a, np.ndarray) and np.may_share_memory(a, target)
     )
@@ -212,6 +216,7 @@ def dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
     return copy
 
 
+_TENSOR = struct.Struct(f"Q{2 * _MAX_AXES * 8}s3Q")
 _LAYOUT = {False: (0, 1, 2, 3, 4), True: (0, 2, 3, 4, 1)}  # axes from the slowest to the fastest
 
 
@@ -240,8 +245,7 @@ def _tensor(
     of `shape`: what is not wanted of many still takes its place among them."""
     data = a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0
     key = a.key if isinstance(a, Uniforms) else (0, 0)
-    extent = _extent(shape if a is None else a.shape, channels_last)
-    return struct.pack("Q", data) + extent + struct.pack("3Q", *key, spare)
+    return _TENSOR.pack(data, _extent(shape if a is None else a.shape, channels_last), *key, spare)
 
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
@@ -258,6 +262,15 @@ def _c_value(value: Any) -> Any:
 # --- the backend ---------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _missing(kernel: str, backward: bool) -> str | None:
+    lib = loaded().lib
+    for kind in ("forward", "backward") if backward else ("forward",):
+        if not hasattr(lib, f"{kernel}_{kind}_f32"):
+            return f"csrc/kernels.h declares no {kernel}_{kind}"
+    return None
+
+
 class NativeBackend:
     """The protocol of select.py on the C kernels."""
 
@@ -267,11 +280,7 @@ class NativeBackend:
         current_isa()  # raises where there is nothing to run
 
     def missing(self, op: Any) -> str | None:
-        lib = loaded().lib
-        for kind, there in (("forward", True), ("backward", op.backward is not None)):
-            if there and not hasattr(lib, f"{op.kernel}_{kind}_f32"):
-                return f"csrc/kernels.h declares no {op.kernel}_{kind}"
-        return None
+        return _missing(op.kernel, op.backward is not None)
 
     def channels_last(self, arrays: Any, roles: Any) -> bool:
         """As the first of the feature maps is that has more than one pixel."""
@@ -343,22 +352,32 @@ def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | Uniforms | None,
     return dense(np.asarray(a), last), last
 
 
+@functools.lru_cache(4096)
+def _prepared(isa: str, kernel: str, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any, Any]:
+    """The module's ffi, the kernel, and its parameter struct. Kernels only read that one, so that calls share it."""
+    ffi, lib = _module(isa).ffi, _module(isa).lib
+    function, given = getattr(lib, kernel), dict(params)
+    struct = ffi.typeof(function).args[-2]
+    if struct.item.kind != "struct":
+        return ffi, function, ffi.NULL
+    return ffi, function, ffi.new(struct, {name: _c_value(given[name]) for name, _ in struct.item.fields})
+
+
 def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
     """Call a kernel on (array, channels last[, shape]), or lists of them where it takes any number."""
-    module = loaded()
-    ffi, function = module.ffi, getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
-    flat = [pair for a in arguments for pair in (a if isinstance(a, list) else (a,))]
-    tensors, pointers, at = ffi.from_buffer("cc_tensor[]", b"".join(_tensor(*each) for each in flat)), [], 0
+    known = tuple(vars(params).items()) if params else ()
+    ffi, function, struct = _prepared(current_isa(), f"{kernel}_{_SUFFIX[np.dtype(dtype)]}", known)
+    packed: list[bytes] = []
+    places: list[int | None] = []
     for a in arguments:
         # A list keeps its NULLs inside the tensors; a single array that is not there is a NULL tensor.
-        pointers.append(tensors + at if isinstance(a, list) or a[0] is not None else ffi.NULL)
-        at += len(a) if isinstance(a, list) else 1
-    struct = ffi.typeof(function).args[-2]
-    if struct.item.kind == "struct":
-        fields = {name: _c_value(getattr(params, name)) for name, _ in struct.item.fields}
-        pointers.append(ffi.new(struct, fields))
-    else:
-        pointers.append(ffi.NULL)
+        there = isinstance(a, list) or a[0] is not None
+        places.append(len(packed) if there else None)
+        if there:
+            packed += [_tensor(*each) for each in a] if isinstance(a, list) else [_tensor(*a)]
+    tensors = ffi.from_buffer("cc_tensor[]", b"".join(packed))
+    pointers = [ffi.NULL if at is None else tensors + at for at in places]
+    pointers.append(struct)
     wanted = function(*pointers, ffi.NULL)
     if wanted:
         scratch = _scratch(wanted)

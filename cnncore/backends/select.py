@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import BackendError
 
 NAMES = ("numpy", "c", "cuda")
-_chosen: contextvars.ContextVar[str] = contextvars.ContextVar("cnncore_backend", default="")
+_chosen = contextvars.ContextVar("cnncore_backend", default=os.environ.get("CNNCORE_BACKEND") or "auto")
 
 
 class NumPyBackend:
@@ -93,13 +93,13 @@ def why_not(name: str) -> str | None:
 
 def on_device(a: Any) -> bool:
     """Whether `a` is an array of the CUDA backend (which need not be imported to know)."""
-    return hasattr(a, "__cuda_array_interface__") or hasattr(a, "copy_to_host")
+    return type(a) is not np.ndarray and (hasattr(a, "__cuda_array_interface__") or hasattr(a, "copy_to_host"))
 
 
 def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
     """The backend that computes this call."""
-    name = name or _chosen.get() or os.environ.get("CNNCORE_BACKEND", "auto")
-    device = any(on_device(a) for a in arrays)
+    name = name or _chosen.get()
+    device = any(map(on_device, arrays))
     if name == "auto":
         if device:
             name = "cuda"

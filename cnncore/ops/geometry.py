@@ -11,6 +11,7 @@ All sizes are Python integers until they were checked, so nothing wraps.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import sys
@@ -57,7 +58,7 @@ class Window:
                 ),
             )
 
-    @property
+    @functools.cached_property
     def padded(self) -> tuple[int, ...]:
         """The padded size, including what `ceil_mode` lets a last window hang over."""
         return tuple(
@@ -83,6 +84,8 @@ class Window:
 
 def integer(op: str, name: str, value: Any, least: int) -> int:
     """`value` as an int in [least, MOST], or a ShapeError that names it."""
+    if type(value) is int and least <= value <= MOST:
+        return value
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
@@ -156,9 +159,16 @@ def resolve(
     k = per_axis(op, "kernel", kernel, rank, 1)
     s = per_axis(op, "stride", stride, rank, 1)
     d = per_axis(op, "dilation", dilation, rank, 1)
-    begin, end = _padding(op, padding, rank)
+    return _window(op, tuple(size), k, s, d, *_padding(op, padding, rank), ceil_mode)
+
+
+Ints = tuple[int, ...]
+
+
+@functools.lru_cache(1024)  # a network asks for the same few at every step
+def _window(op: str, size: Ints, k: Ints, s: Ints, d: Ints, begin: Ints, end: Ints, ceil_mode: bool) -> Window:
     out = []
-    for axis in range(rank):
+    for axis in range(len(size)):
         extent = d[axis] * (k[axis] - 1) + 1
         padded = size[axis] + begin[axis] + end[axis]
         if extent > padded:
@@ -169,11 +179,12 @@ def resolve(
         whole, rest = divmod(padded - extent, s[axis])
         starts_inside = (whole + 1) * s[axis] < size[axis] + begin[axis]
         out.append(whole + 1 + (1 if ceil_mode and rest and starts_inside else 0))
-    window = Window(k, s, d, begin, end, tuple(size), tuple(out))
+    window = Window(k, s, d, begin, end, size, tuple(out))
     elements(op, window.padded)
     return window
 
 
+@functools.lru_cache(1024)
 def reject_padding_only(op: str, w: Window) -> None:
     """A pooling window without one real element has no value: raise ShapeError rather than give NaN or -inf."""
     for axis, (k, s, d, b, n, o) in enumerate(zip(w.kernel, w.stride, w.dilation, w.begin, w.size, w.out, strict=True)):
@@ -191,6 +202,6 @@ def reject_padding_only(op: str, w: Window) -> None:
 
 def elements(op: str, shape: Sequence[int]) -> int:
     """The product of a shape, or a ShapeError where 64-bit offsets could not count it."""
-    if math.prod(n for n in shape if n) > LIMIT:  # a zero would hide what NumPy multiplies all the same
+    if math.prod(filter(None, shape)) > LIMIT:  # a zero would hide what NumPy multiplies all the same
         raise ShapeError(f"{op}: a result of shape {tuple(shape)} has too many elements")
     return math.prod(shape)

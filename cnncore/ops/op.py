@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 import functools
 import inspect
 import math
@@ -41,9 +40,9 @@ Arrays = tuple[Any, ...]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Spec:
-    """What the rule of an op knows before anything is computed.
+    """What the rule of an op knows before anything is computed; its own for every call.
 
     params: read by every backend; its names and types are the fields of the op's C parameter struct.
     results: name -> (shape, dtype) of what forward returns, outputs first, then extras that only backward reads.
@@ -129,20 +128,24 @@ class Op:
         parameters = inspect.signature(self.rule).parameters
         return frozenset(name for name in self.arrays if parameters[name].default is inspect.Parameter.empty)
 
-    def names(self, arrays: Arrays) -> list[str]:
+    @functools.cached_property
+    def _columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return tuple(self.arrays), tuple(self.arrays.values())
+
+    def names(self, arrays: Arrays) -> tuple[str, ...]:
         """A name for every array argument; `*xs` become xs0, xs1, ..."""
         if self.variadic:
-            return [f"{next(iter(self.arrays))}{i}" for i in range(len(arrays))]
-        return list(self.arrays)
+            return tuple(f"{next(iter(self.arrays))}{i}" for i in range(len(arrays)))
+        return self._columns[0]
 
-    def roles(self, arrays: Arrays) -> list[str]:
-        return [MAP] * len(arrays) if self.variadic else list(self.arrays.values())
+    def roles(self, arrays: Arrays) -> tuple[str, ...]:
+        return (MAP,) * len(arrays) if self.variadic else self._columns[1]
 
-    def differentiable(self, arrays: Arrays) -> list[bool]:
+    def differentiable(self, arrays: Arrays) -> tuple[bool, ...]:
         """Which array arguments have a gradient."""
         if self.backward is None:
-            return [False] * len(arrays)
-        return [a is not None and r in (MAP, PARAM) for a, r in zip(arrays, self.roles(arrays), strict=True)]
+            return (False,) * len(arrays)
+        return tuple([a is not None and r in (MAP, PARAM) for a, r in zip(arrays, self.roles(arrays), strict=True)])
 
     def cost(self, spec: Spec, arrays: Arrays, dtype: Any) -> tuple[Cost, Cost]:
         """(forward, backward) cost of one call."""
@@ -164,7 +167,7 @@ class Op:
         return Cost(forward, inputs + results), Cost(backward, output + saved + gradients)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Context:
     """What one forward keeps for its backward."""
 
@@ -200,9 +203,11 @@ class Context:
         if dy.dtype != self.dtype:
             raise DTypeError(f"{name}: dy must have y's dtype {self.dtype}, got {dy.dtype}")
         wanted = self.names if needs is None else _names(name, needs, self.names)
-        mask = tuple(d and n in wanted for n, d in zip(self.names, self.differentiable, strict=True))
-        with _memory(name):
+        mask = tuple([d and n in wanted for n, d in zip(self.names, self.differentiable, strict=True)])
+        try:
             return tuple(self.engine.backward(self.op, self.spec, mask, dy, self.saved, spare))
+        except MemoryError as error:
+            raise CnncoreError(f"{name}: out of memory: {error}") from error
 
 
 _registry: dict[str, Op] = {}
@@ -269,7 +274,8 @@ def _size(result: tuple[Shape, Any], dtype: Any) -> int:
 def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = None, out: Any = None) -> Any:
     """Check, dispatch and compute one call. `out` is a tuple of arrays to write the outputs to (they may be inputs)."""
     arrays = _fill(op, arrays)
-    dtype = _check(op, arrays)
+    names, roles = op.names(arrays), op.roles(arrays)
+    dtype = _check(op, names, roles, arrays)
     try:
         spec = op.rule(*arrays, **attrs)
     except TypeError:
@@ -280,30 +286,30 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
         raise  # not a wrong argument name, but a defect inside the rule
     for shape, kind in spec.results.values():
         elements(op.name, (*shape, np.dtype(kind or dtype).itemsize))
-    shapes = tuple(tuple(a.shape) if hasattr(a, "shape") else None for a in arrays)
     engine = select.engine(op, backend, arrays)
-    last = engine.channels_last(arrays, op.roles(arrays))
-    spec = dataclasses.replace(spec, inputs=shapes, channels_last=last)
+    spec.inputs = tuple([tuple(a.shape) if hasattr(a, "shape") else None for a in arrays])
+    spec.channels_last = engine.channels_last(arrays, roles)
     if out is not None:
         _check_out(op, spec, dtype, out, engine)
-    with _memory(op.name):
+    try:
         if engine.name != "cuda":
             _probe(spec, dtype)
         if spec.random is not None:
-            place = list(op.arrays.values()).index(RANDOM)
+            place = roles.index(RANDOM)
             arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
         results = engine.forward(op, spec, arrays, dtype, out)
+    except MemoryError as error:
+        raise CnncoreError(f"{op.name}: out of memory: {error}") from error
     if (calls := _calls.get()) is not None:
         calls.append(Call(op.name, op.flops(spec, arrays)[0], sum(_size(r, dtype) for r in spec.results.values())))
-    names = op.names(arrays)
     known = {**dict(zip(names, arrays, strict=True)), **dict(zip(spec.results, results, strict=True))}
     context = Context(
         op,
         spec,
         engine,
-        tuple(known[name] for name in op.saved),
-        tuple(names),
-        tuple(op.differentiable(arrays)),
+        tuple([known[name] for name in op.saved]),
+        names,
+        op.differentiable(arrays),
         tuple(results[0].shape),
         results[0].dtype,
     )
@@ -366,20 +372,11 @@ def _probe(spec: Spec, dtype: Any) -> None:
         np.empty(size, np.uint8)
 
 
-@contextlib.contextmanager
-def _memory(op: str) -> Iterator[None]:
-    """Running out of memory as an error that names the op."""
-    try:
-        yield
-    except MemoryError as error:
-        raise CnncoreError(f"{op}: out of memory: {error}") from error
-
-
-def _check(op: Op, arrays: Arrays) -> Any:
+def _check(op: Op, names: tuple[str, ...], roles: tuple[str, ...], arrays: Arrays) -> Any:
     """Types of all arguments; returns the one dtype of the float ones."""
     dtype = None
     first = ""
-    for name, role, a in zip(op.names(arrays), op.roles(arrays), arrays, strict=True):
+    for name, role, a in zip(names, roles, arrays, strict=True):
         if a is None and (op.variadic or name in op.required):
             raise DTypeError(f"{op.name}: {name} must be a NumPy array, got None")
         if a is None or (role == RANDOM and isinstance(a, tuple)):
