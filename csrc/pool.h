@@ -5,10 +5,12 @@
  * into scratch that stays in cache, pooled there, and transposed back; that costs about as much as the pooling, and far
  * less than pooling along a row with its strides and borders.
  *
- * forward    For every output pixel, the list of its window's real elements: (offset from the window's first element,
- *            tap). Windows that lie inside the image share one list.
+ * forward    For every output pixel, the list of its window's real elements: (offset, tap).
  * backward   Gathers: for every pixel of dx, the list of the windows that hold it, as (output pixel, tap). Every dx is
  *            written once, by one thread: no zeroing, no races.
+ *
+ * Pixels of a kind (pool_axes.h) share one list, made once and held over rows and images: windows that lie inside the
+ * image, say, or in backward all pixels of a global pool.
  *
  * A variant is a few lines over such a list for a run of channels, `reduce_*` or `spread_*` in pool.c, pool_power.c and
  * pool_draw.c; VARIANT makes of them the walk along a row of pixels. Included by those files, after twice.h.
@@ -24,8 +26,8 @@
  *     variants walk a row, in place of a call per pixel     1.25 / 1.1 (13 / 19): a plain pass takes as long
  * And of global max pooling, where a window is an image and backward a list of one entry per pixel:
  *     as above, without the last step                       1.3 / 1.05 (14 / 34)
- *     the last step, and lists that turn as well as shift   1.2 / 0.6 (14 / 22)
- *     WIDE vectors at a time of a LONG list: one sweep      0.9 / 0.6 (12 / 22); avg 1.0 to 0.75, a plain pass
+ *     the last step, and one list for pixels of a kind      1.2 / 0.6 (14 / 22)
+ *     WIDE vectors at a time of a LONG list: one sweep      0.9 / 0.6 (16 / 22); avg 1.0 to 0.75, a plain pass
  * What gained nothing: loops of a constant length for lists of 1, 2, 4 and 9 entries; fetching the next row of windows,
  * or a long list's elements for all channels, ahead; sweeps of 16 entries at a time over all channels, with what is
  * summed kept in memory between them (0.05 ms slower than WIDE); WIDE for short lists (3x3 max pooling a tenth slower).
@@ -39,6 +41,7 @@
 /* Of the larger map, in a task: threads that take single rows in turns break up each other's streams. */
 #define TASK_BYTES ((int64_t)256 << 10)
 #define LEAST_TASKS 32
+#define MOST_HELD 16 /* lists; a power of two */
 #define OWN_SCRATCH (64 << 10) /* bytes on the stack: asking for scratch takes 0.05 ms with cold caches */
 #define LINES 2 /* vectors per transposed block: a cache line of 16 floats at least */
 #endif
@@ -48,7 +51,7 @@
  * pool_axes.h says (of an average's forward there is one), `room` for the variant's use. */
 #define pool_list FN(cc_pool_list)
 typedef struct {
-    int64_t count, base, turn, *at, *tap;
+    int64_t kind, count, base, turn, *at, *tap;
     REAL *share;
     void *room;
 } pool_list;
@@ -111,11 +114,11 @@ typedef struct {
     walk_kind kind;
     int64_t size[3]; /* the pixels that are written */
     axis_list axis[3];
-    int64_t most; /* entries of the longest list */
+    int64_t most, held; /* entries of the longest list; lists that a thread holds */
 } pool_walk;
 
 static pool_walk FN(start_walk)(const cc_window *w, const walk_kind *kind, cc_arena *arena) {
-    pool_walk k = {w, *kind, {0}, {{0}}, 1};
+    pool_walk k = {w, *kind, {0}, {{0}}, 1, 1};
     const int backward = kind->backward;
     for (int a = 0; a < 3; a++) {
         const int64_t per = backward ? MIN(w->kernel[a], w->out[a]) : MIN(w->kernel[a], w->size[a]);
@@ -126,27 +129,30 @@ static pool_walk FN(start_walk)(const cc_window *w, const walk_kind *kind, cc_ar
         fill_axis(&k.axis[a], w, a, backward);
         fill_counted(&k.axis[a], w, a, kind->count_include_pad);
         fill_weights(&k.axis[a], w, a, kind);
-        fill_again(&k.axis[a], k.size[a], backward);
+        fill_kinds(&k.axis[a], k.size[a], backward);
     }
+    while (2 * k.held <= MIN(MOST_HELD, k.size[0] * k.size[1] * k.size[2])) k.held *= 2;
     return k;
 }
 
-/* A row of pixels, of `channels` channels that stand 1 apart: `at` its place, `in` the strides of what the lists point
- * at, `here` its first pixel in what is written, `step` from there to the next. `lists`: one per pixel of a period. */
+/* A row of pixels, of `channels` channels that stand 1 apart: `in` the strides of what the lists point at, `here` its
+ * first pixel in what is written, `step` from there to the next. `first` is the first row of its kind, `kind` the
+ * number of its first pixel's list, `base` and `turn` how far this row's are from that. `lists`: what its thread holds, each
+ * where its number leads. */
 #define pool_row FN(cc_pool_row)
 typedef struct {
     const pool_walk *walk;
     pool_maps maps;
     pool_list *lists;
-    int64_t at[2], channels, in[3], here, step;
+    int64_t channels, first[2], kind, base, turn, in[3], here, step;
 } pool_row;
 typedef void FN(cc_pool_fn)(const pool_row *row, const void *p);
 #define pool_fn FN(cc_pool_fn)
 
-/* The list of pixel x of a row, from nothing. */
+/* The list of a row's pixel x, the first of its kind. */
 static void FN(fill_list)(const pool_row *row, int64_t x, pool_list *l) {
     const axis_list *d = &row->walk->axis[0], *h = &row->walk->axis[1], *v = &row->walk->axis[2];
-    const int64_t *kernel = row->walk->w->kernel, *at = row->at, first = v->first[x], last = v->first[x + 1];
+    const int64_t *kernel = row->walk->w->kernel, *at = row->first, first = v->first[x], last = v->first[x + 1];
     const int share = row->walk->kind.share, backward = row->walk->kind.backward;
     int64_t n = 0;
     for (int64_t i = d->first[at[0]]; i < d->first[at[0] + 1]; i++)
@@ -165,17 +171,21 @@ static void FN(fill_list)(const pool_row *row, int64_t x, pool_list *l) {
         }
     if (share == COUNTS && !backward) l->share[0] = 1 / (REAL)(d->counted[at[0]] * h->counted[at[1]] * v->counted[x]);
     l->count = n;
-    l->base = l->turn = 0;
 }
 
-/* The list of pixel x, when those before it had theirs. */
-INLINE pool_list FN(list_of)(const pool_row *row, int64_t x, pool_list *l) {
+/* The list of a row's pixel x. */
+INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
     const axis_list *v = &row->walk->axis[2];
-    if (v->again[x]) {
-        l->base += v->shift[x] * row->in[2];
-        l->turn += v->turn[x];
-    } else FN(fill_list)(row, x, l);
-    return *l;
+    const int64_t kind = row->kind + v->kind[x];
+    pool_list *held = row->lists + (kind & (row->walk->held - 1));
+    if (held->kind != kind) {
+        FN(fill_list)(row, v->maker[v->kind[x]], held);
+        held->kind = kind;
+    }
+    pool_list l = *held;
+    l.base = row->base + v->shift[x] * row->in[2];
+    l.turn = row->turn + v->turn[x];
+    return l;
 }
 
 /* --- variants --------------------------------------------------------------------------------------------------- */
@@ -201,14 +211,12 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x, pool_list *l) {
 #define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
 
 #define EACH_PIXEL(...)                                                                                             \
-    const int64_t pixels = row->walk->size[2], period = row->walk->axis[2].period, channels = row->channels;        \
+    const int64_t pixels = row->walk->size[2], channels = row->channels;                                            \
     const pool_maps maps = row->maps;                                                                               \
-    int64_t turn = 0;                                                                                               \
     for (int64_t x = 0; x < pixels; x++) {                                                                          \
-        const pool_list list = FN(list_of)(row, x, row->lists + turn), *l = &list;                                  \
+        const pool_list list = FN(list_of)(row, x), *l = &list;                                                     \
         const pool_maps pixel = FN(move_maps)(&maps, list.base, row->here + x * row->step), *m = &pixel;            \
         int64_t c = 0;                                                                                              \
-        turn = turn + 1 == period ? 0 : turn + 1;                                                                   \
         __VA_ARGS__                                                                                                 \
     }
 #define GROUPS(name, n, ...)                                                                                        \
@@ -296,7 +304,7 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     cc_arena arena = {scratch, 0};
     pool_job j = {FN(start_walk)(w, &kind, &arena), t};
     const cc_in a = t.in[0], y = t.out[0];
-    const int64_t entry = 2 * sizeof(int64_t) + sizeof(REAL), period = j.walk.axis[2].period;
+    const int64_t entry = 2 * sizeof(int64_t) + sizeof(REAL);
     j.ins = a->shape[2] * a->shape[3] * a->shape[4];
     j.outs = y->shape[2] * y->shape[3] * y->shape[4];
     /* Both, since a contiguous map of one pixel has the channel's stride 1 as well. */
@@ -307,7 +315,7 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     j.step = MAX(1, MIN(TASK_BYTES / cc_ceil_div(bytes, rows), rows / LEAST_TASKS));
     j.tasks = j.last ? cc_ceil_div(rows, j.step) : y->shape[0] * j.blocks;
     j.past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
-    j.room = cc_round_up(period * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
+    j.room = cc_round_up(j.walk.held * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
     j.list_bytes = j.room + cc_round_up(j.walk.most * kind.room, 64);
     j.own_bytes = j.list_bytes;
     if (!j.last) {
@@ -322,15 +330,15 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     return j;
 }
 
-static pool_list *FN(thread_lists)(const pool_job *j, char *own) {
-    const int64_t period = j->walk.axis[2].period, most = j->walk.most;
+/* A thread's lists, none of them made yet. */
+static void FN(start_lists)(const pool_job *j, char *own) {
+    const int64_t held = j->walk.held, most = j->walk.most;
     pool_list *lists = (pool_list *)own;
-    int64_t *pairs = (int64_t *)(lists + period);
-    REAL *shares = (REAL *)(pairs + 2 * period * most);
-    for (int64_t i = 0; i < period; i++)
-        lists[i] = (pool_list){0,           0, 0, pairs + 2 * i * most, pairs + (2 * i + 1) * most, shares + i * most,
-                               own + j->room};
-    return lists;
+    int64_t *pairs = (int64_t *)(lists + held);
+    REAL *shares = (REAL *)(pairs + 2 * held * most);
+    for (int64_t i = 0; i < held; i++)
+        lists[i] = (pool_list){.kind = -1, .at = pairs + 2 * i * most, .tap = pairs + (2 * i + 1) * most,
+                               .share = shares + i * most, .room = own + j->room};
 }
 
 /* Image i of a tensor, from channel c on; NULL stays NULL. */
@@ -351,10 +359,18 @@ INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c, int pa
 /* Row i (of size[0] * size[1]) of maps whose pixels stand `apart` times as far apart as those of the job's. */
 static void FN(run_row)(const pool_job *j, pool_maps m, int64_t channels, int64_t apart, int64_t i, pool_list *lists,
                         pool_fn *variant, const void *p) {
-    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2, high = j->walk.size[1];
-    const pool_row row = {&j->walk, m, lists, {i / high, i % high}, channels,
-                          {in[0] * apart, in[1] * apart, in[2] * apart},
-                          (i / high * here[0] + i % high * here[1]) * apart, here[2] * apart};
+    const axis_list *d = &j->walk.axis[0], *h = &j->walk.axis[1];
+    const int64_t *in = j->t.in[0]->stride + 2, *here = j->t.out[0]->stride + 2, *kernel = j->walk.w->kernel;
+    const int64_t at = i / j->walk.size[1], y = i % j->walk.size[1];
+    const pool_row row = {
+        &j->walk, m, lists, channels,
+        .first = {d->maker[d->kind[at]], h->maker[h->kind[y]]},
+        .kind = (d->kind[at] * h->kinds + h->kind[y]) * j->walk.axis[2].kinds,
+        .base = (d->shift[at] * in[0] + h->shift[y] * in[1]) * apart,
+        .turn = (d->turn[at] * kernel[1] + h->turn[y]) * kernel[2],
+        .in = {in[0] * apart, in[1] * apart, in[2] * apart},
+        .here = (at * here[0] + y * here[1]) * apart,
+        .step = here[2] * apart};
     variant(&row, p);
 }
 
@@ -412,10 +428,11 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     const int64_t bytes = scratch ? 0 : FN(plan)(t, w, kind, NULL).bytes;
     if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
+    for (int t = 0; t < cc_threads; t++) FN(start_lists)(&job, job.own + job.own_bytes * t);
     PARALLEL_FOR
     for (int64_t task = 0; task < job.tasks; task++) {
         char *room = job.own + job.own_bytes * cc_thread();
-        pool_list *lists = FN(thread_lists)(&job, room);
+        pool_list *lists = (pool_list *)room;
         if (job.last) FN(run_rows)(&job, task, lists, variant, p);
         else FN(run_block)(&job, task, room + job.list_bytes, lists, variant, p);
     }

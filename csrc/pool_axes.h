@@ -1,14 +1,15 @@
-/* Which elements and outputs meet along one axis of pooling windows, forward and backward. pool.h makes its lists of them,
- * all axes together. */
+/* Which elements and outputs meet along one axis of pooling windows, forward and backward. pool.h makes its lists of
+ * them, all axes together. */
 #ifndef POOL_AXES_H
 #define POOL_AXES_H
 
 /* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
- * output's window an average counts; and whether a pixel's pairs are those of the pixel `period` before it with every
- * index `shift` and every tap `turn` higher (and counted alike), so that its list need not be made again. Away from
- * borders they are. */
+ * output's window an average counts; and of which kind a pixel is. Pixels are of a kind, numbered by its first, where
+ * their pairs are those of the first with every index `shift` and every tap `turn` higher, and counted alike: one list
+ * does for all. Away from borders, every `period` pixels are. */
 typedef struct {
-    int64_t *first, *index, *tap, *counted, *again, *shift, *turn, period;
+    int64_t *first, *index, *tap, *counted, *kind, *shift, *turn, period;
+    int64_t *maker, kinds; /* the first pixel of every kind, and how many there are */
     double *weight; /* of every pair: 1, or a Gaussian envelope's */
     int64_t *low, *high; /* of an output: its real taps, */
     double *total;       /* and the sum of its envelope; both only for WEIGHTS */
@@ -33,7 +34,8 @@ static axis_list take_axis(const cc_window *w, int a, int backward, cc_arena *ar
     axis_list l = {.period = backward ? MIN(w->stride[a], pixels) : 1};
     l.first = cc_take(arena, per_pixel + sizeof(int64_t));
     l.index = cc_take(arena, per_pair), l.tap = cc_take(arena, per_pair), l.weight = cc_take(arena, per_pair);
-    l.again = cc_take(arena, per_pixel), l.shift = cc_take(arena, per_pixel), l.turn = cc_take(arena, per_pixel);
+    l.kind = cc_take(arena, per_pixel), l.maker = cc_take(arena, per_pixel);
+    l.shift = cc_take(arena, per_pixel), l.turn = cc_take(arena, per_pixel);
     l.counted = cc_take(arena, w->out[a] * sizeof(int64_t)), l.low = cc_take(arena, w->out[a] * sizeof(int64_t));
     l.high = cc_take(arena, w->out[a] * sizeof(int64_t)), l.total = cc_take(arena, w->out[a] * sizeof(double));
     return l;
@@ -96,19 +98,22 @@ static void fill_weights(axis_list *l, const cc_window *w, int a, const walk_kin
         }
 }
 
-static void fill_again(axis_list *l, int64_t pixels, int backward) {
+static void fill_kinds(axis_list *l, int64_t pixels, int backward) {
     for (int64_t i = 0; i < pixels; i++) {
-        const int64_t now = l->first[i], count = l->first[i + 1] - now;
-        const int64_t then = i < l->period ? 0 : l->first[i - l->period];
-        l->again[i] = i >= l->period && count == l->first[i - l->period + 1] - then &&
-                      (backward || l->counted[i] == l->counted[i - 1]);
-        l->shift[i] = l->again[i] && count ? l->index[now] - l->index[then] : 0;
-        l->turn[i] = l->again[i] && count ? l->tap[now] - l->tap[then] : 0;
-        for (int64_t j = 0; l->again[i] && j < count; j++)
-            l->again[i] = l->index[now + j] == l->index[then + j] + l->shift[i] &&
-                          l->tap[now + j] == l->tap[then + j] + l->turn[i] &&
-                          l->weight[now + j] == l->weight[then + j] &&
-                          (!backward || l->counted[l->index[now + j]] == l->counted[l->index[then + j]]);
+        const int64_t before = i - l->period, now = l->first[i], count = l->first[i + 1] - now;
+        const int64_t then = before < 0 ? 0 : l->first[before];
+        int same = before >= 0 && count == l->first[before + 1] - then &&
+                   (backward || l->counted[i] == l->counted[before]);
+        const int64_t shift = same && count ? l->index[now] - l->index[then] : 0;
+        const int64_t turn = same && count ? l->tap[now] - l->tap[then] : 0;
+        for (int64_t j = 0; same && j < count; j++)
+            same = l->index[now + j] == l->index[then + j] + shift && l->tap[now + j] == l->tap[then + j] + turn &&
+                   l->weight[now + j] == l->weight[then + j] &&
+                   (!backward || l->counted[l->index[now + j]] == l->counted[l->index[then + j]]);
+        l->kind[i] = same ? l->kind[before] : l->kinds;
+        l->shift[i] = same ? l->shift[before] + shift : 0;
+        l->turn[i] = same ? l->turn[before] + turn : 0;
+        if (!same) l->maker[l->kinds++] = i;
     }
 }
 #endif
