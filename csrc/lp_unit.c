@@ -15,8 +15,10 @@
 
 #ifndef LP_UNIT_H
 #define LP_UNIT_H
-#define RUN 256          /* units at most, */
+#define RUN 512          /* units at most, */
 #define ELEMENTS 16384   /* and elements, so that they stay in cache */
+/* Every thread has neighbours, of which one fetches for the next. */
+#define EACH_TASK _Pragma("omp parallel for schedule(static) num_threads(cc_threads) if (cc_threads > 1)")
 
 /* The window with its last axes made one as far as it does nothing along them. */
 static cc_window merged(const cc_window *window) {
@@ -54,9 +56,16 @@ typedef struct {
     cc_window w;
     int64_t pieces, taps, pixels, units, run, groups, block, blocks, tasks; /* block: groups of a task */
     int packed; /* channels last: maps are transposed on the way in and out */
-    REAL *z, *y, *dy, *count, *most, *sum, *logs; /* of a run */
+    REAL *share;                                        /* of every unit of a map: 1 / how many elements are real */
+    REAL *z, *t, *log_t, *slope;                        /* of a run's elements */
+    REAL *most, *mean, *log_mean, *logs;                /* of its units */
     REAL *x_maps, *dx_maps, *y_maps;
 } unit_job;
+
+/* From a run of units to the next, in maps: in the same or in those of the next group. Less where units overlap. */
+static int64_t FN(ahead_of)(const unit_job *j, int64_t unit) {
+    return unit + j->run < j->units ? j->run : j->pieces * j->pixels - unit;
+}
 
 static unit_job FN(unit_plan)(cc_in x, cc_in y, const cc_lp_unit *p) {
     unit_job j = {merged(&p->window), p->pieces};
@@ -76,13 +85,10 @@ static unit_job FN(unit_plan)(cc_in x, cc_in y, const cc_lp_unit *p) {
 static int64_t FN(unit_own)(unit_job *j, char *base, int backward) {
     cc_arena a = {base, 0};
     const int64_t run = j->run * (int64_t)sizeof(REAL), maps = j->block * j->pieces * j->pixels * (int64_t)sizeof(REAL);
-    j->z = cc_take(&a, j->taps * j->pieces * run);
-    j->y = cc_take(&a, run);
-    j->dy = cc_take(&a, run);
-    j->count = cc_take(&a, run);
-    j->most = cc_take(&a, run);
-    j->sum = cc_take(&a, run);
-    j->logs = cc_take(&a, run);
+    REAL **element[] = {&j->z, &j->t, &j->log_t, &j->slope};
+    REAL **unit[] = {&j->most, &j->mean, &j->log_mean, &j->logs};
+    for (int i = 0; i < 4; i++) *element[i] = cc_take(&a, j->taps * j->pieces * run);
+    for (int i = 0; i < 4; i++) *unit[i] = cc_take(&a, run);
     j->x_maps = cc_take(&a, j->packed ? maps : 0);
     j->dx_maps = cc_take(&a, backward ? maps : 0);
     j->y_maps = cc_take(&a, j->packed ? j->block * j->units * (int64_t)sizeof(REAL) : 0);
@@ -99,93 +105,148 @@ static void FN(turn)(REAL *to, int64_t to_row, const REAL *from, int64_t from_ro
         for (int64_t c = r < even_r ? even_c : 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
-/* z of `count` units from `first` on, [tap][piece][run], and how many elements each has */
-static void FN(fetch)(const unit_job *j, int64_t first, int64_t count, const REAL *maps, const REAL *center) {
+static void FN(count_shares)(const unit_job *j) {
+    for (int64_t i = 0; i < cc_round_up(j->units, V); i++) j->share[i] = i < j->units ? 0 : 1;
+    for (int64_t t = 0; t < j->taps; t++)
+        for (int64_t done = 0; done < j->units;) {
+            const tap_span s = span_of(&j->w, done, j->units - done, t);
+            for (int64_t i = s.low; i < s.high; i++) j->share[done + i] += (REAL)j->pieces;
+            done += s.count;
+        }
+    for (int64_t i = 0; i < j->units; i++) j->share[i] = 1 / j->share[i];
+}
+
+/* z of `count` units from `first` on, [tap][piece][run]. What stands `ahead` of them is fetched into the cache. */
+static void FN(fetch)(const unit_job *j, int64_t first, int64_t count, const REAL *maps, const REAL *center,
+                      int64_t ahead) {
     const int64_t step = j->w.stride[2], whole = cc_round_up(count, V);
-    for (int64_t i = 0; i < whole; i++) j->count[i] = i < count ? 0 : 1;
     for (int64_t t = 0; t < j->taps; t++)
         for (int64_t done = 0; done < count;) {
             const tap_span s = span_of(&j->w, first + done, count - done, t);
             const int64_t last = done + s.count == count ? whole - done : s.count;
-            for (int64_t i = s.low; i < s.high; i++) j->count[done + i] += (REAL)j->pieces;
             for (int64_t m = 0; m < j->pieces; m++) {
                 const REAL *from = maps + m * j->pixels + s.at, c = center ? center[m] : 0;
                 REAL *z = j->z + (t * j->pieces + m) * j->run + done;
-                for (int64_t i = 0; i < s.low; i++) z[i] = 0;
-                if (step == 1)
-                    for (int64_t i = s.low; i < s.high; i++) z[i] = from[i] - c;
-                else
-                    for (int64_t i = s.low; i < s.high; i++) z[i] = from[i * step] - c;
-                for (int64_t i = s.high; i < last; i++) z[i] = 0;
+                int64_t i = 0;
+                for (; i < s.low; i++) z[i] = 0;
+                for (; step == 1 && i + V <= s.high; i += V) {
+                    FN(store)(z + i, FN(load)(from + i) - c);
+                    __builtin_prefetch(from + i + ahead);
+                }
+                for (; i < s.high; i++) z[i] = from[i * step] - c;
+                for (; i < last; i++) z[i] = 0;
             }
             done += s.count;
         }
 }
 
-/* Of every unit: `most`, the largest |z|, NaN where one is NaN; `sum`, of t^p, and `logs`, of t^p log t (something, where
- * `most` is not finite). With `keep`, z becomes sign(z) t^(p-1). */
-static void FN(sum_powers)(const unit_job *j, int64_t count, REAL above, int keep) {
-    const int64_t elements = j->taps * j->pieces;
-    const vec least = FN(splat)(REAL_IS_FLOAT ? (REAL)0x1p-126 : (REAL)0x1p-1022), zero = {0};
+/* The smallest normal number at least, also of NaN */
+INLINE vec FN(normal)(vec t) { return FN(larger)(t, FN(splat)(REAL_IS_FLOAT ? (REAL)0x1p-126 : (REAL)0x1p-1022)); }
+
+/* Of every unit: `most`, the largest |z|, NaN where one is NaN. Of every element but the first, and there of the first
+ * where an element is the first largest: t, the smallest normal number at least. (The largest has t = 1.) */
+static void FN(ratios)(const unit_job *j, int64_t count) {
+    const int64_t elements = j->taps * j->pieces, run = j->run;
     for (int64_t i = 0; i < count; i += V) {
-        vec most = zero;
-        for (int64_t q = 0; q < elements; q++) {
-            const vec a = FN(magnitude)(FN(load)(j->z + q * j->run + i));
-            most = FN(select)((a <= most) | (most != most), most, a);
+        const REAL *z = j->z + i;
+        REAL *t = j->t + i;
+        const vec first = FN(magnitude)(FN(load)(z));
+        vec most = first;
+        for (int64_t q = 1; q < elements; q++) { /* as integers: there NaN is more than Inf */
+            const vec a = FN(magnitude)(FN(load)(z + q * run));
+            most = FN(select)((ivec)a > (ivec)most, a, most);
         }
         FN(store)(j->most + i, most);
-        FN(store)(j->sum + i, zero);
-        FN(store)(j->logs + i, zero);
-    }
-    for (int64_t q = 0; q < elements; q++)
-        for (int64_t i = 0; i < count; i += V) {
-            REAL *at = j->z + q * j->run + i;
-            const vec z = FN(load)(at), most = FN(load)(j->most + i);
-            vec t = FN(magnitude)(z) / most;
-            t = FN(select)(t > least, t, least); /* also 0/0 */
-            const vec log_t = FN(log_normal)(t);
-            const vec slope = FN(select)(z == 0, zero, FN(exp)(above * log_t)), power = t * slope;
-            FN(store)(j->sum + i, FN(load)(j->sum + i) + power);
-            if (!keep) continue;
-            FN(store)(j->logs + i, FN(load)(j->logs + i) + power * log_t);
-            FN(store)(at, FN(select)(z < 0, -slope, slope));
+        ivec found = first == most;
+        for (int64_t q = 1; q < elements; q++) {
+            const vec own = FN(magnitude)(FN(load)(z + q * run));
+            const ivec largest = ~found & (own == most);
+            FN(store)(t + q * run, FN(normal)(FN(select)(largest, first, own) / most));
+            found |= largest;
         }
+    }
 }
 
-/* s, 1 where all z are 0, and s^(1/p), NaN where there are Inf or NaN */
-INLINE vec FN(root_of)(const unit_job *j, int64_t i, REAL above, vec *mean, vec *log_root) {
-    const vec most = FN(load)(j->most + i), zero = {0};
-    *mean = FN(select)(most > zero, FN(load)(j->sum + i) / FN(load)(j->count + i), zero + 1);
-    *log_root = FN(log_normal)(*mean) / (1 + above);
-    return FN(select)(most < (REAL)INFINITY, FN(exp)(*log_root), zero + (REAL)NAN);
+/* t^(p-1) and log t. Each loop has one function: the turns of one that had more would be too
+ * long to overlap. */
+static void FN(powers)(const unit_job *j, int64_t count, REAL above) {
+    for (int64_t q = 1; q < j->taps * j->pieces; q++) {
+        REAL *t = j->t + q * j->run, *log_t = j->log_t + q * j->run, *slope = j->slope + q * j->run;
+        for (int64_t i = 0; i < count; i += V) FN(store)(log_t + i, FN(log_normal)(FN(load)(t + i)));
+        for (int64_t i = 0; i < count; i += V) FN(store)(slope + i, FN(exp_down)(above * FN(load)(log_t + i)));
+    }
 }
 
-static void FN(lp_norms)(const unit_job *j, int64_t count, REAL above) {
-    FN(sum_powers)(j, count, above, 0);
+/* Of every unit: s and its logarithm; something, where there are Inf or NaN. t^p of a z = 0 is less than a rounding. */
+static void FN(means)(const unit_job *j, int64_t count, const REAL *share) {
+    const int64_t elements = j->taps * j->pieces, run = j->run;
     for (int64_t i = 0; i < count; i += V) {
-        vec mean, log_root;
-        const vec most = FN(load)(j->most + i), root = FN(root_of)(j, i, above, &mean, &log_root);
-        FN(store)(j->y + i, FN(select)(most == (REAL)INFINITY, most, most * root));
+        vec sum = FN(splat)(1);
+        for (int64_t q = 1; q < elements; q++)
+            sum += FN(load)(j->t + q * run + i) * FN(load)(j->slope + q * run + i);
+        const vec mean = sum * FN(load)(share + i);
+        FN(store)(j->mean + i, mean);
+        FN(store)(j->log_mean + i, FN(log_normal)(mean));
+    }
+}
+
+/* z is there already. */
+static void FN(lp_norms)(REAL *y, const unit_job *j, int64_t count, const REAL *share, REAL above) {
+    const REAL inverse = 1 / (1 + above);
+    FN(ratios)(j, count);
+    FN(powers)(j, count, above);
+    FN(means)(j, count, share);
+    for (int64_t i = 0; i < count; i += V) {
+        const vec root = FN(exp_down)(FN(load)(j->log_mean + i) * inverse);
+        FN(store_n)(y + i, FN(load)(j->most + i) * root, count - i);
+    }
+}
+
+INLINE vec FN(signed_slope)(vec z, vec slope) { return FN(select)(z == 0, z, FN(with_sign)(slope, z)); }
+
+/* z becomes sign(z) t^(p-1), 0 where z is, and `logs` is the sum of t^p log t. */
+static void FN(slopes)(const unit_job *j, int64_t count) {
+    const int64_t elements = j->taps * j->pieces, run = j->run;
+    const vec zero = {0}, one = zero + 1;
+    for (int64_t i = 0; i < count; i += V) {
+        REAL *z = j->z + i;
+        const vec most = FN(load)(j->most + i), first = FN(load)(z);
+        vec logs = zero, of_first = one;
+        ivec found = FN(magnitude)(first) == most;
+        for (int64_t q = 1; q < elements; q++) {
+            const vec own = FN(load)(z + q * run), slope = FN(load)(j->slope + q * run + i);
+            const ivec largest = ~found & (FN(magnitude)(own) == most);
+            logs += FN(load)(j->t + q * run + i) * slope * FN(load)(j->log_t + q * run + i);
+            FN(store)(z + q * run, FN(signed_slope)(own, FN(select)(largest, one, slope)));
+            of_first = FN(select)(largest, slope, of_first);
+            found |= largest;
+        }
+        FN(store)(z, FN(signed_slope)(first, of_first));
+        FN(store)(j->logs + i, logs);
     }
 }
 
 /* z becomes the gradient to it; returns the sum of dy y (sum of t^p log t / (n s) - log(s) / p). */
-static double FN(lp_slopes)(const unit_job *j, int64_t count, REAL above) {
+static double FN(lp_slopes)(const unit_job *j, int64_t count, const REAL *dys, const REAL *share, REAL above) {
+    const int64_t elements = j->taps * j->pieces;
+    const REAL inverse = 1 / (1 + above);
     vec whole = {0};
     double total = 0;
-    FN(sum_powers)(j, count, above, 1);
+    FN(ratios)(j, count);
+    FN(powers)(j, count, above);
+    FN(means)(j, count, share);
+    FN(slopes)(j, count);
     for (int64_t i = 0; i < count; i += V) {
-        vec mean, log_root;
-        const vec root = FN(root_of)(j, i, above, &mean, &log_root), share = FN(load)(j->dy + i) / FN(load)(j->count + i);
-        const vec y = FN(load)(j->most + i) * root, logs = FN(load)(j->logs + i) / mean;
-        whole += share * y * (logs - FN(load)(j->count + i) * log_root);
-        FN(store)(j->sum + i, share * (root / mean));
-    }
-    for (int64_t q = 0; q < j->taps * j->pieces; q++)
-        for (int64_t i = 0; i < count; i += V) {
+        const vec most = FN(load)(j->most + i), n = FN(load)(share + i), dy = FN(load_n)(dys + i, count - i);
+        const vec log_root = FN(load)(j->log_mean + i) * inverse, undefined = FN(splat)((REAL)NAN);
+        const vec root = FN(select)(most < (REAL)INFINITY, FN(exp_down)(log_root), undefined);
+        const vec per_mean = n / FN(load)(j->mean + i), slope = dy * (root * per_mean);
+        whole += dy * (most * root) * (FN(load)(j->logs + i) * per_mean - log_root);
+        for (int64_t q = 0; q < elements; q++) {
             REAL *z = j->z + q * j->run + i;
-            FN(store)(z, FN(load)(z) * FN(load)(j->sum + i));
+            FN(store)(z, FN(load)(z) * slope);
         }
+    }
     for (int k = 0; k < V; k++) total += (double)whole[k];
     return total;
 }
@@ -223,12 +284,16 @@ static double FN(softplus)(double rho) { return rho > 0 ? rho + log1p(exp(-rho))
 
 int64_t FN(lp_unit_forward)(cc_out y, cc_in x, cc_in rho, cc_in center, const cc_lp_unit *p, void *scratch) {
     unit_job job = FN(unit_plan)(x, y, p);
+    cc_arena arena = {scratch, 0};
     const int64_t bytes = FN(unit_own)(&job, NULL, 0), channel = x->stride[1];
-    if (!scratch) return bytes * cc_threads;
-    PARALLEL_FOR
+    job.share = cc_take(&arena, cc_round_up(job.units, V) * (int64_t)sizeof(REAL));
+    char *base = cc_take(&arena, bytes * cc_threads);
+    if (!scratch) return arena.used;
+    FN(count_shares)(&job);
+    EACH_TASK
     for (int64_t task = 0; task < job.tasks; task++) {
         unit_job j = job;
-        FN(unit_own)(&j, (char *)scratch + cc_thread() * bytes, 0);
+        FN(unit_own)(&j, base + cc_thread() * bytes, 0);
         const int64_t n = task / j.blocks, k0 = task % j.blocks * j.block, groups = MIN(j.block, j.groups - k0);
         const REAL *from = (const REAL *)x->data + n * x->stride[0] + k0 * j.pieces * channel;
         REAL *to = (REAL *)y->data + n * y->stride[0] + k0 * y->stride[1];
@@ -240,9 +305,8 @@ int64_t FN(lp_unit_forward)(cc_out y, cc_in x, cc_in rho, cc_in center, const cc
             REAL *map = (j.packed ? j.y_maps : to) + g * j.units;
             for (int64_t unit = 0; unit < j.units; unit += j.run) {
                 const int64_t count = MIN(j.run, j.units - unit);
-                FN(fetch)(&j, unit, count, maps, c);
-                FN(lp_norms)(&j, count, above);
-                memcpy(map + unit, j.y, count * sizeof(REAL));
+                FN(fetch)(&j, unit, count, maps, c, FN(ahead_of)(&j, unit));
+                FN(lp_norms)(map + unit, &j, count, j.share + unit, above);
             }
         }
         if (j.packed) FN(turn)(to, y->stride[4], j.y_maps, j.units, groups, j.units);
@@ -256,11 +320,13 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
     cc_arena arena = {scratch, 0};
     const int64_t bytes = FN(unit_own)(&job, NULL, 1), images = x->shape[0];
     const int64_t channels = x->shape[1];
+    job.share = cc_take(&arena, cc_round_up(job.units, V) * (int64_t)sizeof(REAL));
     char *base = cc_take(&arena, bytes * cc_threads);
     double *to_rho = cc_take(&arena, images * job.groups * (int64_t)sizeof(double));
     double *to_center = cc_take(&arena, images * channels * (int64_t)sizeof(double));
     if (!scratch) return arena.used;
-    PARALLEL_FOR
+    FN(count_shares)(&job);
+    EACH_TASK
     for (int64_t task = 0; task < job.tasks; task++) {
         unit_job j = job;
         FN(unit_own)(&j, base + cc_thread() * bytes, 1);
@@ -282,9 +348,8 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
             double sum = 0;
             for (int64_t unit = 0; unit < j.units; unit += j.run) {
                 const int64_t count = MIN(j.run, j.units - unit);
-                for (int64_t i = 0; i < j.run; i++) j.dy[i] = i < count ? dys[unit + i] : 0;
-                FN(fetch)(&j, unit, count, maps, c);
-                sum += FN(lp_slopes)(&j, count, above);
+                FN(fetch)(&j, unit, count, maps, c, FN(ahead_of)(&j, unit));
+                sum += FN(lp_slopes)(&j, count, dys + unit, j.share + unit, above);
                 FN(scatter)(&j, unit, count, dx_maps + g * j.pieces * j.pixels);
             }
             to_rho[n * j.groups + k0 + g] = sum;

@@ -68,9 +68,22 @@ INLINE vec FN(exp_series)(vec r) {
 /* 2^n for n from the exponent of the smallest normal number to that of the largest */
 INLINE vec FN(power_of_two)(ivec n) { return (vec)((n + EXPONENT_BIAS) << FRACTION_BITS); }
 
-/* The larger and the smaller: b where either is NaN. */
+/* The larger and the smaller: b where either is NaN. That is one instruction of x86, but GCC makes two of the selection. */
+#if CC_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#define EXTREME(name, a, b) REAL_IS_FLOAT ? (vec)_mm512_##name##_ps((__m512)a, (__m512)b) : (vec)_mm512_##name##_pd((__m512d)a, (__m512d)b)
+#elif CC_VECTOR_BYTES == 32 && defined(__AVX2__)
+#define EXTREME(name, a, b) REAL_IS_FLOAT ? (vec)_mm256_##name##_ps((__m256)a, (__m256)b) : (vec)_mm256_##name##_pd((__m256d)a, (__m256d)b)
+#elif CC_VECTOR_BYTES == 16 && defined(__SSE2__)
+#define EXTREME(name, a, b) REAL_IS_FLOAT ? (vec)_mm_##name##_ps((__m128)a, (__m128)b) : (vec)_mm_##name##_pd((__m128d)a, (__m128d)b)
+#endif
+#ifdef EXTREME
+INLINE vec FN(larger)(vec a, vec b) { return EXTREME(max, a, b); }
+INLINE vec FN(smaller)(vec a, vec b) { return EXTREME(min, a, b); }
+#undef EXTREME
+#else
 INLINE vec FN(larger)(vec a, vec b) { return FN(select)(a > b, a, b); }
 INLINE vec FN(smaller)(vec a, vec b) { return FN(select)(a < b, a, b); }
+#endif
 
 /* 2^n m, in two factors, since 2^n alone may overflow, or lose the bits of a subnormal result */
 INLINE vec FN(scale)(vec m, ivec n) {
@@ -98,6 +111,7 @@ INLINE vec FN(exp_down)(vec x) {
 
 #define SIGN_BIT (((ivec){0} - 1) << (int)(8 * sizeof(REAL) - 1))
 INLINE vec FN(magnitude)(vec x) { return (vec)((ivec)x & ~SIGN_BIT); }
+INLINE vec FN(with_sign)(vec a, vec of) { return (vec)((ivec)a | ((ivec)of & SIGN_BIT)); } /* a >= 0 */
 
 /* With e = exp(-|x|), which cannot overflow: 1 / (1 + e), or for negative x, e / (1 + e). */
 INLINE vec FN(sigmoid)(vec x) {
@@ -110,7 +124,7 @@ INLINE vec FN(tanh)(vec x) {
     ivec n;
     const vec a = FN(smaller)(FN(splat)(TANH_MOST), FN(magnitude)(x));
     const vec q = FN(exp_series)(FN(exp_reduce)(a + a, &n)), power = FN(power_of_two)(n), m = power * q + (power - 1);
-    return (vec)((ivec)(m / (m + 2)) | ((ivec)x & SIGN_BIT));
+    return FN(with_sign)(m / (m + 2), x);
 }
 
 /* exp of `count` numbers, in place */
