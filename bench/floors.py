@@ -3,7 +3,8 @@
     floor pass    reads and writes as many bytes: a sum and a fill, with plain stores ("stored"), and where a result is
                   so large that the engine would stream it, past the caches ("streamed"); the better counts
     floor fma     as many FLOPs, as fused multiply-adds in registers
-    floor exp, log, draw    as many vector exponentials, logarithms and Philox uniforms, in the first cache
+    floor exp, log, draw    as many vector exponentials (of x <= 0, which need the least), logarithms and words of Philox,
+                            in the first cache
 
 All take their turns with the op, on arrays of their own, so that they find caches and machine as it does. The largest
 of pass, fma and the others is the limit; that of forward and backward together is the sum of both. The loops:
@@ -23,7 +24,8 @@ from cnncore.bench.problems import Problem
 
 STREAMED = 16 << 20  # bytes: cc_past_cache in csrc/simd.h
 
-# (op, direction) -> one exponential, logarithm or uniform for every element of its input, or of its output
+# (op, direction) -> one exponential, logarithm or uniform for every element of its input, or of its output, or for as
+# many as the input has more than the output ("others")
 MATH: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("sigmoid", "forward"): (("exp", "input"),),
     ("tanh", "forward"): (("exp", "input"),),
@@ -32,9 +34,10 @@ MATH: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("dropout", "forward"): (("draw", "input"),),
     ("stochastic_pool", "forward"): (("draw", "output"),),
     ("global_stochastic_pool", "forward"): (("draw", "output"),),
-    # |x|^p and its sum's root, each by a logarithm and an exponential; backward needs |x|^(p-1) and log |x|
-    ("lp_unit", "forward"): (("exp", "input"), ("log", "input"), ("exp", "output"), ("log", "output")),
-    ("lp_unit", "backward"): (("exp", "input"), ("log", "input"), ("exp", "output"), ("log", "output")),
+    # t^p of all elements of a unit but the largest, which has t = 1, and the sum's root, each by a logarithm and an
+    # exponential; backward needs t^(p-1) and log t
+    ("lp_unit", "forward"): (("exp", "others"), ("log", "others"), ("exp", "output"), ("log", "output")),
+    ("lp_unit", "backward"): (("exp", "others"), ("log", "others"), ("exp", "output"), ("log", "output")),
 }
 FUNCTIONS = ("exp", "log", "draw")
 
@@ -56,6 +59,7 @@ def work_of(problem: Problem, arrays: Any, ctx: Any) -> dict[str, Work]:
     read = sum(a.nbytes for a in drawn)
     written = sum(a.nbytes for a, d in zip(arrays, problem.op.differentiable(arrays), strict=True) if d)
     sizes = {"input": drawn[0].size, "output": int(np.prod(ctx.shape))}
+    sizes["others"] = max(sizes["input"] - sizes["output"], 0)
     there = Work(read, forward.bytes - read, forward.flops, _math(problem.op.name, "forward", sizes))
     back = Work(backward.bytes - written, written, backward.flops, _math(problem.op.name, "backward", sizes))
     return {"forward": there, "backward": back}

@@ -16,7 +16,7 @@ TITLES = {
 _LIMIT = (
     "Milliseconds of each side's better memory format. The limit is measured in the same turns, on arrays of its own "
     "(bench/floors.py): pass, the op's bytes read and written; fma, its FLOPs; exp, log, draw, its exponentials, "
-    "logarithms and uniforms. Errors are ||e|| / ||y|| against float64, the largest of all results."
+    "logarithms and random words. Errors are ||e|| / ||y|| against float64, the largest of all results."
 )
 READ = {
     "conv": f"{_LIMIT} Winograd multiplies less than the limit counts.",

@@ -50,17 +50,19 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
 #define USED(p) __asm__ volatile("" : : "r"(p) : "memory")
 #endif
 
-/* Computes so many exponentials, then logarithms, then uniforms, on every thread and without touching memory. */
+/* Computes so many exponentials, then logarithms, then words of Philox, on every thread and without touching memory: what
+ * is cheapest of each, the exponential of x <= 0, the logarithm of a normal number, and words that stand for uniforms but never become them. */
 void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms) {
     const philox_key key = spread_key((uint64_t[]){1, 2});
 #pragma omp parallel num_threads(cc_threads)
     {
         REAL x[MATH_BLOCK], y[MATH_BLOCK];
+        words all = {0};
         for (int i = 0; i < MATH_BLOCK; i++) x[i] = (REAL)(i + 1) / 128;
 #pragma omp for schedule(static) nowait
         for (int64_t at = 0; at < exponentials; at += MATH_BLOCK) {
             USED(x);
-            for (int i = 0; i < MATH_BLOCK; i += V) FN(store)(y + i, FN(exp)(FN(load)(x + i)));
+            for (int i = 0; i < MATH_BLOCK; i += V) FN(store)(y + i, FN(exp_down)(-FN(load)(x + i)));
             USED(y);
         }
 #pragma omp for schedule(static) nowait
@@ -70,10 +72,15 @@ void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms
             USED(y);
         }
 #pragma omp for schedule(static)
-        for (int64_t at = 0; at < uniforms; at += MATH_BLOCK) {
-            FN(uniforms)(y, at, MATH_BLOCK, &key);
-            USED(y);
-        }
+        for (int64_t at = 0; at < uniforms; at += MATH_BLOCK)
+            for (int64_t i = 0; i < MATH_BLOCK; i += AT_ONCE) {
+                words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR];
+                for (int j = 0; j < PAIR; j++)
+                    for (int l = 0; l < L; l++) c0[j][l] = (uint64_t)(j * L + l);
+                philox_rounds(c0, c1, c2, c3, (uint64_t)(at + i) / 4, &key);
+                UNROLL for (int j = 0; j < PAIR; j++) all ^= c0[j] ^ c1[j] ^ c2[j] ^ c3[j];
+            }
+        USED(&all);
     }
 }
 

@@ -90,7 +90,7 @@ static int64_t FN(unit_own)(unit_job *j, char *base, int backward) {
     for (int i = 0; i < 4; i++) *element[i] = cc_take(&a, j->taps * j->pieces * run);
     for (int i = 0; i < 4; i++) *unit[i] = cc_take(&a, run);
     j->x_maps = cc_take(&a, j->packed ? maps : 0);
-    j->dx_maps = cc_take(&a, backward ? maps : 0);
+    j->dx_maps = cc_take(&a, backward ? maps : 0); /* where gradients are added up */
     j->y_maps = cc_take(&a, j->packed ? j->block * j->units * (int64_t)sizeof(REAL) : 0);
     return a.used;
 }
@@ -270,12 +270,17 @@ static void FN(scatter)(const unit_job *j, int64_t first, int64_t count, REAL *m
 }
 
 static double FN(sum_map)(const REAL *a, int64_t count) {
+    enum { CHAINS = 4, BLOCK = 16 * CHAINS * V };
     double total = 0;
-    for (int64_t first = 0; first < count; first += 64 * V) {
-        const int64_t last = MIN(count, first + 64 * V);
-        vec sum = {0};
-        for (int64_t i = first; i < last; i += V) sum += FN(load_n)(a + i, last - i);
-        for (int k = 0; k < V; k++) total += (double)sum[k];
+    for (int64_t first = 0; first < count; first += BLOCK) {
+        const int64_t last = MIN(count, first + BLOCK);
+        vec sum[CHAINS] = {{0}};
+        int64_t i = first;
+        for (; i + CHAINS * V <= last; i += CHAINS * V)
+            UNROLL for (int k = 0; k < CHAINS; k++) sum[k] += FN(load)(a + i + k * V);
+        for (; i < last; i += V) sum[0] += FN(load_n)(a + i, last - i);
+        const vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        for (int k = 0; k < V; k++) total += (double)all[k];
     }
     return total;
 }
@@ -320,6 +325,7 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
     cc_arena arena = {scratch, 0};
     const int64_t bytes = FN(unit_own)(&job, NULL, 1), images = x->shape[0];
     const int64_t channels = x->shape[1];
+    const int past = cc_past_cache(cc_count(x) * (int64_t)sizeof(REAL));
     job.share = cc_take(&arena, cc_round_up(job.units, V) * (int64_t)sizeof(REAL));
     char *base = cc_take(&arena, bytes * cc_threads);
     double *to_rho = cc_take(&arena, images * job.groups * (int64_t)sizeof(double));
@@ -334,12 +340,12 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
         const int64_t at = n * x->stride[0] + k0 * j.pieces * x->stride[1], count_maps = groups * j.pieces;
         const REAL *from = (const REAL *)x->data + at;
         const REAL *above_maps = (const REAL *)dy->data + n * dy->stride[0] + k0 * dy->stride[1];
-        REAL *to = cc_wanted(dx) ? (REAL *)dx->data + at : NULL, *dx_maps = !to || j.packed ? j.dx_maps : to;
+        REAL *to = cc_wanted(dx) ? (REAL *)dx->data + at : NULL;
         if (j.packed) {
             FN(turn)(j.x_maps, j.pixels, from, x->stride[4], j.pixels, count_maps);
             FN(turn)(j.y_maps, j.units, above_maps, dy->stride[4], j.units, groups);
         }
-        memset(dx_maps, 0, count_maps * j.pixels * sizeof(REAL));
+        memset(j.dx_maps, 0, count_maps * j.pixels * sizeof(REAL));
         for (int64_t g = 0; g < groups; g++) {
             const REAL *maps = (j.packed ? j.x_maps : from) + g * j.pieces * j.pixels;
             const REAL *dys = (j.packed ? j.y_maps : above_maps) + g * j.units;
@@ -350,13 +356,15 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
                 const int64_t count = MIN(j.run, j.units - unit);
                 FN(fetch)(&j, unit, count, maps, c, FN(ahead_of)(&j, unit));
                 sum += FN(lp_slopes)(&j, count, dys + unit, j.share + unit, above);
-                FN(scatter)(&j, unit, count, dx_maps + g * j.pieces * j.pixels);
+                FN(scatter)(&j, unit, count, j.dx_maps + g * j.pieces * j.pixels);
             }
             to_rho[n * j.groups + k0 + g] = sum;
         }
         for (int64_t m = 0; cc_wanted(dcenter) && m < count_maps; m++)
-            to_center[n * channels + k0 * j.pieces + m] = FN(sum_map)(dx_maps + m * j.pixels, j.pixels);
-        if (j.packed && to) FN(turn)(to, x->stride[4], dx_maps, j.pixels, count_maps, j.pixels);
+            to_center[n * channels + k0 * j.pieces + m] = FN(sum_map)(j.dx_maps + m * j.pixels, j.pixels);
+        if (to && j.packed) FN(turn)(to, x->stride[4], j.dx_maps, j.pixels, count_maps, j.pixels);
+        else if (to) FN(copy)(to, j.dx_maps, count_maps * j.pixels, past);
+        cc_end_stream();
     }
     for (int64_t k = 0; cc_wanted(drho) && k < job.groups; k++) {
         const double r = (double)((const REAL *)rho->data)[k];

@@ -48,14 +48,6 @@
     return 0;
 #endif
 
-/* A copy, streamed where the result is past the cache. */
-INLINE void FN(copy)(REAL *to, const REAL *from, int64_t count, int past) {
-    int64_t i = 0;
-    if (past)
-        for (; i + V <= count; i += V) FN(stream)(to + i, FN(load)(from + i), past);
-    memcpy(to + i, from + i, (count - i) * sizeof(REAL));
-}
-
 /* `lanes` elements of the sum of `count` arrays, from i on */
 INLINE vec FN(sum_of)(cc_in xs, int64_t count, int64_t i, int64_t lanes) {
     vec sum = FN(load_n)((const REAL *)xs[0].data + i, lanes);

@@ -125,6 +125,13 @@ INLINE void FN(stream)(REAL *p, vec v, int past) {
 #endif
     FN(store)(p, v);
 }
+/* A copy, streamed if `past`. */
+INLINE void FN(copy)(REAL *to, const REAL *from, int64_t count, int past) {
+    int64_t i = 0;
+    if (past)
+        for (; i + V <= count; i += V) FN(stream)(to + i, FN(load)(from + i), past);
+    memcpy(to + i, from + i, (count - i) * sizeof(REAL));
+}
 /* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
 INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
