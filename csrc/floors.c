@@ -51,7 +51,7 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
 #endif
 
 /* Computes so many exponentials, then logarithms, then words of Philox, on every thread and without touching memory: what
- * is cheapest of each, the exponential of x <= 0, the logarithm of a normal number, and words that stand for uniforms but never become them. */
+ * is cheapest of each: the exponential of x <= 0, the logarithm of a normal number, words that never become uniforms. */
 void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms) {
     const philox_key key = spread_key((uint64_t[]){1, 2});
 #pragma omp parallel num_threads(cc_threads)

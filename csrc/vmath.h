@@ -68,18 +68,21 @@ INLINE vec FN(exp_series)(vec r) {
 /* 2^n for n from the exponent of the smallest normal number to that of the largest */
 INLINE vec FN(power_of_two)(ivec n) { return (vec)((n + EXPONENT_BIAS) << FRACTION_BITS); }
 
-/* The larger and the smaller: b where either is NaN. That is one instruction of x86, but GCC makes two of the selection. */
+/* The larger and the smaller: b where either is NaN. That is one instruction of x86; of a selection GCC makes two. */
 #if CC_VECTOR_BYTES == 64 && defined(__AVX512F__)
-#define EXTREME(name, a, b) REAL_IS_FLOAT ? (vec)_mm512_##name##_ps((__m512)a, (__m512)b) : (vec)_mm512_##name##_pd((__m512d)a, (__m512d)b)
+#define X86(name) \
+    (REAL_IS_FLOAT ? (vec)_mm512_##name##_ps((__m512)a, (__m512)b) : (vec)_mm512_##name##_pd((__m512d)a, (__m512d)b))
 #elif CC_VECTOR_BYTES == 32 && defined(__AVX2__)
-#define EXTREME(name, a, b) REAL_IS_FLOAT ? (vec)_mm256_##name##_ps((__m256)a, (__m256)b) : (vec)_mm256_##name##_pd((__m256d)a, (__m256d)b)
+#define X86(name) \
+    (REAL_IS_FLOAT ? (vec)_mm256_##name##_ps((__m256)a, (__m256)b) : (vec)_mm256_##name##_pd((__m256d)a, (__m256d)b))
 #elif CC_VECTOR_BYTES == 16 && defined(__SSE2__)
-#define EXTREME(name, a, b) REAL_IS_FLOAT ? (vec)_mm_##name##_ps((__m128)a, (__m128)b) : (vec)_mm_##name##_pd((__m128d)a, (__m128d)b)
+#define X86(name) \
+    (REAL_IS_FLOAT ? (vec)_mm_##name##_ps((__m128)a, (__m128)b) : (vec)_mm_##name##_pd((__m128d)a, (__m128d)b))
 #endif
-#ifdef EXTREME
-INLINE vec FN(larger)(vec a, vec b) { return EXTREME(max, a, b); }
-INLINE vec FN(smaller)(vec a, vec b) { return EXTREME(min, a, b); }
-#undef EXTREME
+#ifdef X86
+INLINE vec FN(larger)(vec a, vec b) { return X86(max); }
+INLINE vec FN(smaller)(vec a, vec b) { return X86(min); }
+#undef X86
 #else
 INLINE vec FN(larger)(vec a, vec b) { return FN(select)(a > b, a, b); }
 INLINE vec FN(smaller)(vec a, vec b) { return FN(select)(a < b, a, b); }
