@@ -3,8 +3,8 @@
     floor pass    reads and writes as many bytes: a sum and a fill, with plain stores ("stored"), and where a result is
                   so large that the engine would stream it, past the caches ("streamed"); the better counts
     floor fma     as many FLOPs, as fused multiply-adds in registers
-    floor exp, log, draw    as many vector exponentials (of x <= 0, which need the least), logarithms and words of Philox,
-                            in the first cache
+    floor exp, log, draw    as many vector exponentials (of x <= 0, which need least), logarithms and words of
+                            Philox, in the first cache
 
 All take their turns with the op, on arrays of their own, so that they find caches and machine as it does. The largest
 of pass, fma and the others is the limit; that of forward and backward together is the sum of both. The loops:
