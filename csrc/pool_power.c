@@ -24,11 +24,17 @@ static int halves_of(double e) {
     return e >= 0 && e <= MOST_HALVES / 2 && 2 * e == (int)(2 * e) ? (int)(2 * e) : ANY_POWER;
 }
 
-/* VARIANT of a ONE(..., int halves) that takes powers to the number behind p, plus `more`: halves is a constant where
- * that is often asked for. */
-#define POWER_VARIANT(name, more)                                                                                   \
+/* What a variant of powers gets as its parameters. */
+typedef struct {
+    double e;
+    int halves;
+} power;
+INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
+
+/* VARIANT of a ONE(..., int halves): halves is a constant where that is often asked for. */
+#define POWER_VARIANT(name)                                                                                         \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
-        const int halves = halves_of(*(const double *)p + (more));                                                  \
+        const int halves = ((const power *)p)->halves;                                                              \
         switch (halves) {                                                                                           \
         case 0: POWER_PIXELS(name, 0) break;                                                                        \
         case 2: POWER_PIXELS(name, 2) break;                                                                        \
@@ -75,10 +81,7 @@ INLINE vec FN(higher)(vec a, vec b) {
     return (vec)best;
 }
 
-/* best[u]: the largest `of` the window's elements; PEAK: and won[u], the tap of the first of the largest. */
-#define LARGEST(of)                                                                                                 \
-    vec best[WIDE] = {{0}};                                                                                      \
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR best[u] = FN(higher)(best[u], FN(of)(ELEMENT(0, i)));
+/* best[u]: the largest `of` the window's elements, and won[u], the tap of the first of the largest. */
 #define PEAK(of)                                                                                                    \
     vec best[WIDE];                                                                                              \
     ivec won[WIDE];                                                                                              \
@@ -90,6 +93,19 @@ INLINE vec FN(higher)(vec a, vec b) {
         won[u] = FN(iselect)(better, TAP(i), won[u]);                                                               \
     }
 
+/* Whether any bit is set */
+INLINE int FN(any)(ivec mask) {
+    int64_t part[sizeof mask / sizeof(int64_t)], any = 0;
+    memcpy(part, &mask, sizeof mask);
+    for (int j = 0; j < (int)(sizeof mask / sizeof(int64_t)); j++) any |= part[j];
+    return any != 0;
+}
+
+/* Sums of powers as they stand: right where nothing overflowed, and what vanished is nothing beside them. */
+#define LEAST_SUM (REAL_IS_FLOAT ? (REAL)0x1p-90 : (REAL)0x1p-960)
+INLINE ivec FN(in_range)(vec sum) { return (sum >= LEAST_SUM) & (sum < (REAL)INFINITY); }
+/* ... or where the whole window is 0: no bit of it is seen but signs */
+INLINE ivec FN(odd_sum)(vec sum, ivec seen) { return ~FN(in_range)(sum) & ((vec)seen != 0); }
 /* a / best is a * step * inverse: no division per element. The step, a power of two, keeps the inverse from overflow
  * and its bits from underflow. */
 #define window_unit FN(cc_window_unit)
@@ -104,31 +120,64 @@ INLINE window_unit FN(unit)(vec best) {
 
 /* --- lp_pool, gaussian_lp_pool: `share` holds the weights --------------------------------------------------------- */
 
-ONE(reduce_lp, int halves) {
-    const double e = *(const double *)p;
-    LARGEST(magnitude)
-    window_unit unit[WIDE];
-    vec sum[WIDE] = {{0}};
+/* n vectors at x, whatever their size */
+INLINE void FN(scaled_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
+    vec best[VECTORS] = {{0}}, sum[VECTORS] = {{0}};
+    window_unit unit[VECTORS];
+    for (int64_t i = 0; i < l->count; i++)
+        EACH_VECTOR best[u] = FN(higher)(best[u], FN(magnitude)(FN(load_n)(x + l->at[i] + u * V, lanes)));
     EACH_VECTOR unit[u] = FN(unit)(best[u]);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec r = FN(magnitude)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse;
+        const vec r = FN(magnitude)(FN(load_n)(x + l->at[i] + u * V, lanes)) * unit[u].step * unit[u].inverse;
         sum[u] += l->share[i] * FN(power)(r, e, halves);
     }
-    EACH_VECTOR PUT(0, FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[u], e, halves), best[u]));
+    EACH_VECTOR y[u] = FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[u], e, halves), best[u]);
 }
-POWER_VARIANT(reduce_lp, 0)
 
-/* in: dy, y; here: x. `halves` is p - 1. */
+static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes, double e, int halves) {
+    vec y;
+    FN(scaled_lp)(l, x, 1, lanes, e, halves, &y);
+    return y;
+}
+
+/* As they stand where the root is a square root or none: any other magnifies its exponent's rounding by log sum. */
+INLINE void FN(plain_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
+    vec sum[VECTORS] = {{0}};
+    ivec seen[VECTORS] = {{0}}, odd[VECTORS], any = {0};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec v = FN(load_n)(x + l->at[i] + u * V, lanes);
+        seen[u] |= (ivec)v;
+        sum[u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
+    }
+    EACH_VECTOR odd[u] = FN(odd_sum)(sum[u], seen[u]), y[u] = FN(root)(sum[u], e, halves);
+    EACH_VECTOR any |= odd[u];
+    if (FN(any)(any))
+        for (int u = 0; u < n; u++)
+            y[u] = FN(select)(odd[u], FN(scaled_lp_vector)(l, x + u * V, lanes, e, halves), y[u]);
+}
+
+ONE(reduce_lp, int halves) {
+    const double e = ((const power *)p)->e;
+    vec y[VECTORS];
+    if (halves == 2 || halves == 4 || halves == 8) FN(plain_lp)(l, m->in[0] + c, n, lanes, e, halves, y);
+    else FN(scaled_lp)(l, m->in[0] + c, n, lanes, e, halves, y);
+    EACH_VECTOR PUT(0, y[u]);
+}
+POWER_VARIANT(reduce_lp)
+
+/* in: dy, y; here: x; the power is p - 1. Odd ones have x's sign as they are. */
 ONE(spread_lp, int halves) {
-    vec x[WIDE], sum[WIDE] = {{0}};
+    const double e = ((const power *)p)->e;
+    const int odd = halves == 2 || halves == 6;
+    vec x[VECTORS], sum[VECTORS] = {{0}};
     EACH_VECTOR x[u] = HERE;
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec y = ELEMENT(1, i), slope = FN(power)(FN(magnitude)(x[u]) / y, *(const double *)p - 1, halves);
-        sum[u] += FN(select)(y == 0, (vec){0}, l->share[i] * ELEMENT(0, i) * slope);
+        const vec y = ELEMENT(1, i), r = (odd ? x[u] : FN(magnitude)(x[u])) / y;
+        sum[u] += l->share[i] * ELEMENT(0, i) * FN(power)(FN(select)(y == 0, (vec){0}, r), e, halves);
     }
-    EACH_VECTOR PUT(0, FN(sign)(x[u]) * sum[u]);
+    EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
 }
-POWER_VARIANT(spread_lp, -1)
+POWER_VARIANT(spread_lp)
 
 /* p = inf */
 ONE(reduce_peak) {
@@ -150,55 +199,133 @@ VARIANT(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
-ONE(reduce_expectation, int halves) {
-    const double e = *(const double *)p;
-    LARGEST(positive)
-    window_unit unit[WIDE];
-    vec total[WIDE] = {{0}}, sum[WIDE] = {{0}};
-    EACH_VECTOR unit[u] = FN(unit)(best[u]);
+/* n vectors at x, whatever their size */
+INLINE void FN(scaled_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
+                                   vec *y, vec *total) {
+    vec best[VECTORS] = {{0}}, sum[VECTORS] = {{0}};
+    window_unit unit[VECTORS];
+    for (int64_t i = 0; i < l->count; i++)
+        EACH_VECTOR best[u] = FN(higher)(best[u], FN(positive)(FN(load_n)(x + l->at[i] + u * V, lanes)));
+    EACH_VECTOR unit[u] = FN(unit)(best[u]), total[u] = (vec){0};
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec r = FN(positive)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse, w = FN(power)(r, e, halves);
+        const vec r = FN(positive)(FN(load_n)(x + l->at[i] + u * V, lanes)) * unit[u].step * unit[u].inverse;
+        const vec w = FN(power)(r, e, halves);
         total[u] += w;
         sum[u] += w * r;
     }
     EACH_VECTOR {
         const ivec number = FN(is_number)(best[u]);
         const vec share = sum[u] / total[u], most = FN(splat)((REAL)INFINITY);
-        PUT(0, FN(select)(number, best[u] * share, best[u]));
-        PUT(1, FN(select)(number, total[u] / FN(power)(share, e, halves), most));
+        y[u] = FN(select)(number, best[u] * share, best[u]);
+        total[u] = FN(select)(number, total[u] / FN(power)(share, e, halves), most);
     }
 }
-POWER_VARIANT(reduce_expectation, 0)
 
-/* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `halves` is power - 1. */
+static vec FN(scaled_expectation_vector)(const pool_list *l, const REAL *x, int64_t lanes, double e, int halves,
+                                         vec *total) {
+    vec y;
+    FN(scaled_expectation)(l, x, 1, lanes, e, halves, &y, total);
+    return y;
+}
+
+INLINE void FN(plain_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
+                                  vec *y, vec *total) {
+    vec sum[VECTORS] = {{0}};
+    ivec seen[VECTORS] = {{0}}, odd[VECTORS], any = {0};
+    EACH_VECTOR total[u] = (vec){0};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec a = FN(rectify)(FN(load_n)(x + l->at[i] + u * V, lanes)), w = FN(power)(a, e, halves);
+        if (halves != 2) seen[u] |= (ivec)a;
+        total[u] += w;
+        sum[u] += w * a;
+    }
+    EACH_VECTOR { /* where the sum is in range, so is the total: a^e is more than a^(e + 1), or both are 1 and more */
+        if (halves == 2) seen[u] = (ivec)total[u];
+        odd[u] = FN(odd_sum)(sum[u], seen[u]);
+        any |= odd[u];
+        y[u] = FN(select)(total[u] == 0, (vec){0}, sum[u] / total[u]);
+        total[u] = FN(select)(total[u] == 0, FN(splat)((REAL)INFINITY), total[u] / FN(power)(y[u], e, halves));
+    }
+    if (FN(any)(any))
+        for (int u = 0; u < n; u++) {
+            vec scaled, y_scaled = FN(scaled_expectation_vector)(l, x + u * V, lanes, e, halves, &scaled);
+            y[u] = FN(select)(odd[u], y_scaled, y[u]);
+            total[u] = FN(select)(odd[u], scaled, total[u]);
+        }
+}
+
+ONE(reduce_expectation, int halves) {
+    const double e = ((const power *)p)->e;
+    vec y[VECTORS], total[VECTORS];
+    if (halves != ANY_POWER) FN(plain_expectation)(l, m->in[0] + c, n, lanes, e, halves, y, total);
+    else FN(scaled_expectation)(l, m->in[0] + c, n, lanes, e, halves, y, total);
+    EACH_VECTOR {
+        PUT(0, y[u]);
+        PUT(1, total[u]);
+    }
+}
+POWER_VARIANT(reduce_expectation)
+
+/* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `e` is power - 1. */
 ONE(spread_expectation, int halves) {
-    const double e = *(const double *)p;
-    vec a[WIDE], sum[WIDE] = {{0}};
-    EACH_VECTOR a[u] = FN(positive)(HERE);
+    const double e = ((const power *)p)->e;
+    vec a[VECTORS], sum[VECTORS] = {{0}};
+    EACH_VECTOR a[u] = FN(rectify)(HERE);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec y = ELEMENT(1, i), r = a[u] / y, share = ELEMENT(0, i) / ELEMENT(2, i);
-        const vec slope = FN(power)(r, e - 1, halves) * ((REAL)(e + 1) * r - (REAL)e);
+        const vec slope = FN(power)(r, e, halves) * ((REAL)(e + 2) * r - (REAL)(e + 1));
         sum[u] += FN(select)(y == 0, (vec){0}, slope * share);
     }
     EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
 }
-POWER_VARIANT(spread_expectation, -1)
+POWER_VARIANT(spread_expectation)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
 
-ONE(reduce_entropy) {
+/* One vector, whatever its size: y, and ratio; its winner. */
+static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c, int64_t lanes, vec to[2]) {
+    enum { n = 1 };
     PEAK(positive)
-    window_unit unit[WIDE];
-    vec mean[WIDE] = {{0}};
-    EACH_VECTOR unit[u] = FN(unit)(best[u]);
+    const window_unit unit = FN(unit)(best[0]);
+    const ivec number = FN(is_number)(best[0]);
+    vec mean = {0};
     for (int64_t i = 0; i < l->count; i++)
-        EACH_VECTOR mean[u] += l->share[i] * (FN(positive)(ELEMENT(0, i)) * unit[u].step * unit[u].inverse);
+        mean += l->share[i] * (FN(positive)(FN(load_n)(m->in[0] + l->at[i] + c, lanes)) * unit.step * unit.inverse);
+    to[0] = FN(select)(number, best[0] * (1 / mean), best[0]);
+    to[1] = FN(select)(number, 1 / mean, (vec){0});
+    return won[0] | (best[0] == 0); /* -1 where no element is positive */
+}
+
+/* Of numbers, the positive ones are in the order of their bits as integers, and all others are less than 0's. */
+ONE(reduce_entropy) {
+    vec sum[WIDE] = {{0}}, y[WIDE], ratio[WIDE];
+    ivec best[WIDE] = {{0}}, won[WIDE], odd[WIDE], any = {0};
+    EACH_VECTOR won[u] = (ivec){0} - 1;
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec v = ELEMENT(0, i);
+        const ivec better = (ivec)v > best[u];
+        sum[u] += FN(rectify)(v);
+        won[u] = FN(iselect)(better, TAP(i), won[u]);
+        best[u] = (ivec)FN(higher)((vec)best[u], v);
+    }
     EACH_VECTOR {
-        const ivec number = FN(is_number)(best[u]);
-        const vec ratio = 1 / mean[u];
-        PUT(0, FN(select)(number, best[u] * ratio, best[u]));
-        PUT(1, FN(select)(number, ratio, (vec){0}));
-        CHOOSE(won[u] | (best[u] == 0)); /* -1 where no element is positive */
+        odd[u] = FN(odd_sum)(sum[u], (ivec)sum[u]);
+        ratio[u] = FN(select)(sum[u] == 0, (vec){0}, (vec)best[u] / (sum[u] * l->share[0]));
+        y[u] = (vec)best[u] * ratio[u];
+        any |= odd[u];
+    }
+    if (FN(any)(any))
+        for (int u = 0; u < n; u++) {
+            vec scaled[2];
+            const ivec winner = FN(scaled_entropy)(l, m, c + u * V, lanes, scaled);
+            y[u] = FN(select)(odd[u], scaled[0], y[u]);
+            ratio[u] = FN(select)(odd[u], scaled[1], ratio[u]);
+            won[u] = FN(iselect)(odd[u], winner, won[u]);
+        }
+    EACH_VECTOR {
+        PUT(0, y[u]);
+        PUT(1, ratio[u]);
+        CHOOSE(won[u]);
     }
 }
 VARIANT(reduce_entropy)
@@ -214,41 +341,47 @@ ONE(spread_entropy) {
 }
 VARIANT(spread_entropy)
 
-/* --- the kernels; a variant that needs an exponent gets a pointer to it as its parameters ------------------------- */
+/* --- the kernels -------------------------------------------------------------------------------------------------- */
 
 #define MEANS(backward) AS(backward, WEIGHTS, 0, INFINITY)
 
 int64_t FN(lp_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_lp_pool *p, void *scratch) {
     const walk_kind kind = p->normalize ? (walk_kind)MEANS(0) : (walk_kind){0, ONES};
     const pool_tensors t = {.in = {x}, .out = {y}, .choice = isinf(p->p) ? winner : NULL};
+    const power e = power_of(p->p);
     if (isinf(p->p)) return FN(pool)(t, &p->window, kind, FN(reduce_peak), NULL, scratch);
-    return FN(pool)(t, &p->window, kind, FN(reduce_lp), &p->p, scratch);
+    return FN(pool)(t, &p->window, kind, FN(reduce_lp), &e, scratch);
 }
 
 int64_t FN(lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in winner, const cc_lp_pool *p, void *scratch) {
     const walk_kind kind = p->normalize ? (walk_kind)MEANS(1) : (walk_kind){1, ONES};
     const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}};
     const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}};
+    const power e = power_of(p->p - 1);
     if (isinf(p->p)) return FN(pool)(peak, &p->window, kind, FN(spread_peak), NULL, scratch);
-    return FN(pool)(t, &p->window, kind, FN(spread_lp), &p->p, scratch);
+    return FN(pool)(t, &p->window, kind, FN(spread_lp), &e, scratch);
 }
 
 int64_t FN(gaussian_lp_pool_forward)(cc_out y, cc_in x, const cc_gaussian_lp_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y}), AS(0, WEIGHTS, 0, p->sigma), FN(reduce_lp), &p->p)
+    const power e = power_of(p->p);
+    POOL(AS(.in = {x}, .out = {y}), AS(0, WEIGHTS, 0, p->sigma), FN(reduce_lp), &e)
 }
 
 int64_t FN(gaussian_lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, const cc_gaussian_lp_pool *p,
                                       void *scratch) {
-    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}), AS(1, WEIGHTS, 0, p->sigma), FN(spread_lp), &p->p)
+    const power e = power_of(p->p - 1);
+    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}), AS(1, WEIGHTS, 0, p->sigma), FN(spread_lp), &e)
 }
 
 int64_t FN(expectation_pool_forward)(cc_out y, cc_out total, cc_in x, const cc_expectation_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y, total}), AS(0), FN(reduce_expectation), &p->power)
+    const power e = power_of(p->power);
+    POOL(AS(.in = {x}, .out = {y, total}), AS(0), FN(reduce_expectation), &e)
 }
 
 int64_t FN(expectation_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in total, const cc_expectation_pool *p,
                                       void *scratch) {
-    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}), AS(1), FN(spread_expectation), &p->power)
+    const power e = power_of(p->power - 1);
+    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}), AS(1), FN(spread_expectation), &e)
 }
 
 int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p,

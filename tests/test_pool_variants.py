@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bounds import Problem, answer, check
 from engines import NATIVE, Engine
 
 import cnncore as cc
@@ -121,6 +122,32 @@ def test_large_and_small_values(name, scale, engine):
     np.testing.assert_allclose(scaled / np.float32(scale), y, rtol=2e-6)
     dy = np.ones_like(y)
     np.testing.assert_allclose(scaled_ctx.backward(dy)[0], ctx.backward(dy)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("name", "attrs"),
+    [("lp_pool", {"p": p}) for p in (1.0, 1.5, 2.0, 3.0, 3.5, 4.0, 5.0)]
+    + [("gaussian_lp_pool", {"p": 4.0}), ("entropy_pool", {})]
+    + [("expectation_pool", {"power": power}) for power in (1.0, 2.0, 3.5)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("engine", [Engine("numpy"), *NATIVE], ids=str)
+def test_every_size_beside_every_other(engine, name, attrs, dtype):
+    """Windows whose powers overflow or vanish, and windows of zeros, among channels where they do not: each is as
+    accurate as it is alone, and in both memory formats the same."""
+    exponents = np.linspace(-36, 36, 74) if dtype == np.float32 else np.linspace(-300, 300, 74)
+    x = RNG(8).standard_normal((1, 74, 6, 6)) * 10.0 ** RNG(9).permutation(exponents)[:, None, None]
+    x[:, ::5, :4] = 0
+    x = x.astype(dtype)
+    problem = Problem(registry[name], (x,), {**TWO, **attrs}, dtype)
+    (want,), (bound,) = (a[:1] for a in answer(problem)[::2])
+    y, ctx = pool(engine, name, x, **problem.attrs)
+    check(y, want, bound, name)
+    dy = RNG(10).standard_normal(y.shape).astype(dtype)
+    dx = ctx.backward(dy)[0]
+    y_last, ctx = pool(engine, name, x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), **problem.attrs)
+    assert np.array_equal(y_last, y) and np.array_equal(ctx.backward(dy)[0], dx)
 
 
 @engines
