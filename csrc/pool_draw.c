@@ -13,10 +13,12 @@
 #include "channels_last.h"
 #include "philox.h"
 #include "pool.h"
+#include "vmath.h"
 
 #ifndef POOL_DRAW_H
 #define POOL_DRAW_H
 #define W (CC_VECTOR_BYTES / 8)
+#define MOST_CHOICES 64 /* of more, in too many vectors one is in doubt */
 typedef double wide __attribute__((vector_size(CC_VECTOR_BYTES)));
 typedef int64_t wide_mask __attribute__((vector_size(CC_VECTOR_BYTES)));
 
@@ -84,12 +86,77 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
     }
 }
 
+#if REAL_IS_FLOAT
+/* weight[i] = (a / best)^power; how far from it, in roundings */
+static double FN(weigh_room)(const pool_list *l, const REAL *x, int64_t lanes, double power) {
+    vec *weight = l->room, best = {0};
+    for (int64_t i = 0; i < l->count; i++) {
+        weight[i] = FN(rectify)(FN(load_n)(x + l->at[i], lanes));
+        best = FN(select)(weight[i] > best, weight[i], best);
+    }
+    const vec inverse = 1 / best;
+    for (int64_t i = 0; i < l->count; i++) weight[i] = FN(pow)(weight[i] * inverse, FN(splat)((REAL)power));
+    return 4 * power + 8;
+}
+
+/* The same choice from float weights, where it is beyond doubt: where no running sum is as near to the limit as rounding
+ * could have moved them. Sums of n weights err by n / 2 units in the last place, squares by half a unit more, the limit
+ * by another half and what its sum errs by. What holds a lane in doubt, or out of range, is drawn again, in double. */
+ONE(choose, const int squared, const int any_power) {
+    const double power = *(const double *)p;
+    const double units = (double)l->count + 8 + (any_power ? FN(weigh_room)(l, m->in[0] + c, lanes, power) : 0);
+    const vec *weight = l->room;
+#define WEIGHT(i, v) (any_power ? weight[i] : squared ? FN(rectify)(v) * FN(rectify)(v) : FN(rectify)(v))
+    vec total[VECTORS] = {{0}}, limit[VECTORS], margin[VECTORS], running[VECTORS] = {{0}}, y[VECTORS] = {{0}};
+    ivec seen[VECTORS] = {{0}}, won[VECTORS] = {{0}}, odd[VECTORS], doubt = {0};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec v = ELEMENT(0, i);
+        seen[u] |= ~(v <= 0);
+        total[u] += WEIGHT(i, v);
+    }
+    EACH_VECTOR {
+        limit[u] = HERE * total[u];
+        margin[u] = total[u] * (REAL)(units * 0x1p-23);
+        odd[u] = ~((total[u] >= (REAL)0x1p-90) & (total[u] < (REAL)INFINITY));
+    }
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+        const vec v = ELEMENT(0, i);
+        const ivec open = running[u] <= limit[u];
+        y[u] = FN(select)(open, v, y[u]);
+        won[u] = FN(iselect)(open, TAP(i), won[u]);
+        running[u] += WEIGHT(i, v);
+        odd[u] |= FN(magnitude)(running[u] - limit[u]) <= margin[u];
+    }
+    EACH_VECTOR {
+        PUT(0, (vec)((ivec)y[u] & seen[u]));
+        CHOOSE(won[u] | ~seen[u]); /* -1 where no element is positive */
+        doubt |= odd[u] & seen[u];
+    }
+    uint64_t part[sizeof doubt / 8], some = 0;
+    memcpy(part, &doubt, sizeof doubt);
+    for (int j = 0; j < (int)(sizeof doubt / 8); j++) some |= part[j];
+    const int64_t end = c + (n - 1) * V + MIN(lanes, V);
+    for (int64_t again = some ? c : end; again < end; again += W) FN(draw)(l, m, power, again, MIN(W, end - again));
+}
+#endif
+
+#define DRAW_REST                                                                                                   \
+    for (; c + W <= channels; c += W) FN(draw)(l, m, power, c, W);                                                  \
+    if (c < channels) FN(draw)(l, m, power, c, channels - c);
+
 static void FN(reduce_stochastic)(const pool_row *row, const void *p) {
     const double power = *(const double *)p;
-    EACH_PIXEL(
-        for (; c + W <= channels; c += W) FN(draw)(l, m, power, c, W);
-        if (c < channels) FN(draw)(l, m, power, c, channels - c);
-    )
+#if REAL_IS_FLOAT
+    if (power == 1) {
+        EACH_PIXEL(if (l->count <= MOST_CHOICES) GROUPS(choose, PAIR, 0, 0) DRAW_REST)
+    } else if (power == 2) {
+        EACH_PIXEL(if (l->count <= MOST_CHOICES) GROUPS(choose, PAIR, 1, 0) DRAW_REST)
+    } else {
+        EACH_PIXEL(if (l->count <= MOST_CHOICES) GROUPS(choose, 1, 0, 1) DRAW_REST)
+    }
+#else
+    EACH_PIXEL(DRAW_REST)
+#endif
 }
 
 VARIANT(spread_winner)
