@@ -95,7 +95,11 @@ static double FN(weigh_room)(const pool_list *l, const REAL *x, int64_t lanes, d
         best = FN(select)(weight[i] > best, weight[i], best);
     }
     const vec inverse = 1 / best;
-    for (int64_t i = 0; i < l->count; i++) weight[i] = FN(pow)(weight[i] * inverse, FN(splat)((REAL)power));
+    for (int64_t i = 0; i < l->count; i++) { /* not of 0, whose power would go through subnormals, and those are slow */
+        const ivec some = ~(weight[i] <= 0);
+        const vec r = FN(select)(some, weight[i] * inverse, FN(splat)(1));
+        weight[i] = (vec)((ivec)FN(pow)(r, FN(splat)((REAL)power)) & some);
+    }
     return 4 * power + 8;
 }
 

@@ -173,6 +173,22 @@ def test_draws_at_the_ends(dtype, engine):
         assert ctx.backward(np.ones_like(y))[0][0, 0, 0].tolist() == [float(v == want) for v in x[0, 0, 0]]
 
 
+@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("engine", NATIVE, ids=str)
+def test_draws_are_the_same_at_every_size(engine, power):
+    """Windows whose weights overflow or vanish in float32, of zeros, of NaN and of Inf, beside plain ones."""
+    exponents = RNG(11).permutation(np.linspace(-38, 36, 74))
+    x = (RNG(12).standard_normal((1, 74, 6, 9)) * 10.0 ** exponents[:, None, None]).astype(np.float32)
+    x[:, ::5, :3] = 0
+    x[0, ::7, 1, 1], x[0, ::9, 4, 4], x[0, ::11, 2, 2] = math.nan, math.inf, math.nan
+    u = RNG(13).random((1, 74, 2, 3)).astype(np.float32)
+    y, ctx = pool(Engine("numpy"), "stochastic_pool", x, u, kernel=3, power=power)
+    for given in (x, x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)):
+        got, got_ctx = pool(engine, "stochastic_pool", given, u, kernel=3, power=power)
+        assert np.array_equal(got, y, equal_nan=True)
+        assert np.array_equal(got_ctx.backward(u)[0], ctx.backward(u)[0])
+
+
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("engine", [*NATIVE, Engine("cuda")], ids=str)
