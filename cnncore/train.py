@@ -28,13 +28,13 @@ Data = tuple[np.ndarray, np.ndarray]
 @contextlib.contextmanager
 def evaluating(net: Layer) -> Iterator[None]:
     """Evaluation mode inside the block; every layer's own mode comes back after it."""
-    before = [(layer, layer.training) for _, layer in net.walk()]
+    before = [(layer, layer.training, layer.frozen) for _, layer in net.walk()]
     net.eval()
     try:
         yield
     finally:
-        for layer, training in before:
-            layer.training = training
+        for layer, training, frozen in before:
+            layer.training, layer.frozen = training, frozen
 
 
 def predict(net: Layer, x: np.ndarray, batch_size: int = 250) -> np.ndarray:

@@ -1,9 +1,13 @@
 """The summary against counts made by hand."""
 
 import numpy as np
+import pytest
+from engines import NATIVE
 
 import cnncore as cc
 from cnncore import layers as ly
+from cnncore.backends.memory import POOL
+from cnncore.loader import channels_last
 
 
 def test_lenet_by_hand(capsys):
@@ -33,3 +37,67 @@ def test_branches_and_shared_layers(capsys):
     assert [row.parameters for row in found.rows] == [38, 0, 0, 0, 5]
     assert found.parameters == 43 and found.rows[3].shape == (1, 4, 5, 5)
     assert net.training and found.rows[4].bytes == 8 * 25
+
+
+NEEDS_C = pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
+NETS = {
+    "lenet": (cc.models.lenet, (64, 1, 28, 28)),
+    "nin": (cc.models.network_in_network, (8, 3, 32, 32)),
+    "maxout": (cc.models.maxout_net, (8, 1, 28, 28)),
+    "zeiler_fergus": (cc.models.zeiler_fergus, (8, 3, 32, 32)),
+}
+
+
+@NEEDS_C
+@pytest.mark.parametrize("name", NETS)
+def test_the_memory_is_what_the_pool_holds_in_a_training_step_and_in_inference(name):
+    build, shape = NETS[name]
+    net = build()
+    found = cc.models.summary(net, shape).memory
+    x, labels = channels_last(np.random.default_rng(0).random(shape, np.float32)), np.arange(shape[0]) % 10
+    optimizer = cc.optim.SGD(net, lr=0.01, momentum=0.9)
+    for _ in range(2):
+        net.zero_grad()
+        before = POOL.watch()
+        y, ctx = net.apply(x)
+        kept = POOL.used - before
+        _, loss = cc.ops.softmax_cross_entropy(y, labels)
+        ctx.backward(loss.backward()[0], dx=False, last=True)
+        optimizer.step()
+        most = POOL.mark - before
+        assert kept == found.kept
+        assert found.training <= most <= found.training + 4 * y.nbytes  # the loss has arrays, too
+    del y, ctx, loss
+    net.zero_grad()
+    before = POOL.watch()
+    net.eval().apply(x)
+    assert POOL.mark - before == found.inference < found.training
+
+
+@NEEDS_C
+def test_what_lenet_keeps_by_hand():
+    n = 128
+    maps = 2 * 32 * 14 * 14 + 2 * 64 * 7 * 7  # of both stages the winners and, pooled and rectified, the maps
+    rows = 64 * 7 * 7 + 512 + 512 + 10  # flattened; hidden, before and behind dropout; y
+    mask = n * 512
+    assert cc.models.summary(cc.models.lenet(), (n, 1, 28, 28)).memory.kept == 4 * n * (maps + rows) + mask
+
+
+@NEEDS_C
+def test_a_summary_leaves_the_network_as_it_was():
+    net = cc.models.lenet().train()
+    net[0].frozen = True
+    for parameter in net.parameters().values():
+        parameter.grad = np.ones_like(parameter.value)
+    state, modes = net.state_dict(), [(layer.training, layer.frozen) for _, layer in net.walk()]
+    cc.models.summary(net, (2, 1, 28, 28))
+    assert modes == [(layer.training, layer.frozen) for _, layer in net.walk()]
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, state[name])
+    assert all((p.grad == 1).all() for p in net.parameters().values())
+
+
+def test_there_is_no_pool_without_the_c_kernels(capsys):
+    with cc.use_backend("numpy"):
+        assert cc.models.summary(cc.models.lenet(), (1, 1, 28, 28)).memory is None
+    assert "memory" not in capsys.readouterr().out

@@ -61,12 +61,18 @@ class Pool:
         self._segments: dict[int, Segment] = {}  # by address
         self._used = 0
         self.held = self.most = 0  # bytes: from the system, and the most that was ever in use
+        self.mark = 0  # the most that was in use since `watch`
         self.fresh = 0  # how many segments were asked for
 
     @property
     def used(self) -> int:
         """Bytes in use."""
         return self._settled(lambda: self._used)
+
+    def watch(self) -> int:
+        """Begin `mark` anew; returns the bytes in use."""
+        self.mark = self.used
+        return self.mark
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A C-contiguous array that holds anything. Raises MemoryError."""
@@ -84,7 +90,7 @@ class Pool:
         # Ctrl-C may arrive while it runs, and what is raised in there is lost.
         self._places[weakref.ref(block, self.returned.append)] = address, size
         self._used += size
-        self.most = max(self.most, self._used)
+        self.most, self.mark = max(self.most, self._used), max(self.mark, self._used)
         return block
 
     def _settled(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -292,10 +292,11 @@ class NativeBackend:
     def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
         last = spec.channels_last
         read = [_ready(a, role, last) for a, role in zip(arrays, op.roles(arrays), strict=True)]
-        results = [empty(shape, kind or dtype, last) for shape, kind in spec.results.values()]
-        for i, target in enumerate(out or ()):
-            if _may_write(op, target, arrays, last):
-                results[i] = target
+        targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
+        results = [
+            target if target is not None and _may_write(op, target, arrays, last) else empty(shape, kind or dtype, last)
+            for target, (shape, kind) in zip(targets, spec.results.values(), strict=True)
+        ]
         written = [(a, last) for a in results]
         if any(a.size for a in results):
             _call(f"{op.kernel}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)

@@ -1,15 +1,20 @@
-"""What a network is made of: one line per layer, from one pass of zeros through it."""
+"""What a network is made of, one line per layer, and the memory that it needs, both from passes of zeros through it."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..backends import native, select
+from ..backends.memory import POOL
 from ..layers import Branches, Layer, Sequential
+from ..layers.base import Drawing
+from ..loader import channels_last
 from ..ops import op
 from ..train import evaluating
 
@@ -28,11 +33,35 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes that the C kernels' arrays take, as the pool they come from counts them, beyond x, the parameters and the
+    optimiser's state. Arrays of less than 4 KiB are not counted.
+
+    kept: what a forward in training mode leaves for its backward, y included.
+    training: the most in use at once in a training step as the Trainer takes it, forward and backward: with the
+        gradients, the parameters' too, and the kernels' workspaces.
+    inference: the most in use at once in a forward in evaluation mode.
+    """
+
+    kept: int
+    training: int
+    inference: int
+
+    def __str__(self) -> str:
+        return (
+            f"memory in bytes: {self.kept:,} kept for backward, at most {self.training:,} in a training step, "
+            f"{self.inference:,} in inference"
+        )
+
+
+@dataclass(frozen=True)
 class Summary:
-    """The rows of all layers, from the first to the last, and their totals."""
+    """The rows of all layers, from the first to the last, their totals, and the memory of the whole network (None where
+    other kernels than C's compute)."""
 
     rows: tuple[Row, ...]
     parameters: int
+    memory: Memory | None
 
     @property
     def flops(self) -> int:
@@ -52,24 +81,60 @@ class Summary:
         pad = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
         lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)).rstrip() for row in cells]
         lines.insert(1, "-" * max(map(len, lines)))
-        return "\n".join(lines)
+        return "\n".join([*lines, *([str(self.memory)] if self.memory else [])])
 
 
 def summary(net: Layer, shape: Sequence[int]) -> Summary:
-    """Print and return layer, output shape, parameters, FLOPs of a forward and bytes of activations of a network.
+    """Print and return layer, output shape, parameters, FLOPs of a forward and bytes of activations of a network, and
+    what `Memory` says of it.
 
-    shape: of x, with the batch: (1, 1, 28, 28). One multiply-add is two FLOPs. The network runs once, in evaluation
-    mode, on zeros of its own dtype; a parameter that two layers share counts for the first, and once in the total.
+    shape: of x, with the batch: (1, 1, 28, 28). One multiply-add is two FLOPs. The network runs on zeros of its own
+    dtype: forward layer by layer in evaluation mode, then a training step and a forward as a whole, which leave
+    gradients, random keys and modes as they were. What other threads compute meanwhile is counted as well. A parameter
+    that two layers share counts for the first, and once in the total.
     """
     rows: list[Row] = []
     counted: set[int] = set()
     values = [p.value for p in net.parameters().values()]
     dtype = values[0].dtype if values else np.float32
-    with evaluating(net):
+    with evaluating(net), _restored(net):
         _walk(net, "", np.zeros(shape, dtype), rows, counted)
-    found = Summary(tuple(rows), sum(math.prod(v.shape) for v in values))
+        memory = _memory(net, channels_last(np.zeros(shape, dtype)))
+    found = Summary(tuple(rows), sum(math.prod(v.shape) for v in values), memory)
     print(found)
     return found
+
+
+def _memory(net: Layer, x: np.ndarray) -> Memory | None:
+    if select.engine(op.registry["relu"], None, (x,)).name != "c":
+        return None
+    net.zero_grad()
+    before = POOL.watch()
+    y, context = net.train().apply(x)
+    kept = POOL.used - before
+    dy = native.empty(y.shape, y.dtype, native.is_channels_last(y))
+    dy.fill(0)
+    context.backward(dy, dx=False, last=True)
+    training = POOL.mark - before
+    del y, context, dy
+    net.zero_grad()
+    before = POOL.watch()
+    net.eval().apply(x)
+    return Memory(kept, training, POOL.mark - before)
+
+
+@contextlib.contextmanager
+def _restored(net: Layer) -> Iterator[None]:
+    """Gradients and random keys are afterwards what they were."""
+    parameters = [(p, p.grad) for p in net.parameters().values()]
+    keys = [(layer, layer.key) for _, layer in net.walk() if isinstance(layer, Drawing)]
+    try:
+        yield
+    finally:
+        for parameter, gradient in parameters:
+            parameter.grad = gradient
+        for drawing, key in keys:
+            drawing.key = key
 
 
 def _walk(layer: Layer, name: str, x: Any, rows: list[Row], counted: set[int]) -> Any:
