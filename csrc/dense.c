@@ -4,8 +4,8 @@
  * scaled from there into the result. Channels last, a pixel is a row, and the three steps run side by side in one loop, a
  * row apart; of contiguous maps, PIXELS pixels at a time take them one after the other, to read whole cache lines.
  *
- * What it gained: (64, 96, 32, 32) floats, two threads with AVX2, caches cold, in turns. A plain pass takes 1.5 to 1.8 ms
- * forward and 2 backward, the exponentials alone 1.0:
+ * What it gained: (64, 96, 32, 32) floats, two threads with AVX2, caches cold, in turns, but the steps come from several
+ * runs, which differ by 15 %. A plain pass takes 1.5 to 1.8 ms forward and 2 backward, the exponentials alone 1.0:
  *     forward, channels last, 4.4 ms (contiguous 5.7): exp_down in place of exp, streaming, several rows step by step so
  *     that none waits for the sum of the one before: 3.5 (3.5). x fetched ahead while exponentials are computed: 3.0
  *     (3.5). All steps in one loop: 2.9, and of rows of 1000 (softmax_cross_entropy, 4096 of them) 2.4, 1.9, 1.6.

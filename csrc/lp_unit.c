@@ -16,8 +16,8 @@
  *      7.4, 11.4      every loop has one function, so that its turns overlap; each of the 1 / n is found once; the next
  *                     run is fetched while this one is computed
  *      6.5, 10.7      what Inf, NaN and 0 need is left to arithmetic, or to backward; runs of 512 (256, 1024: 4 % more)
- * and 5 % of backward by streaming dx and by four chains in sum_map. Slopes and gradients in one loop: no difference,
- * but shorter. Hot and on one thread a vector of units takes 26 ns forward, where its functions alone take 11: the rest
+ * (steps from several runs, which differ by 15 %). Streaming dx and four chains in sum_map gained backward 0 to 10 %,
+ * within the noise; slopes and gradients in one loop nothing, but it is shorter. Hot and on one thread a vector of units takes 26 ns forward, where its functions alone take 11: the rest
  * is fetching (3), ratios (4), loops of 64 vectors that start and end (4), and reading and writing what passes between
  * them. Channels-last maps take 4 to 5 ms more, for being transposed both ways. */
 #include "twice.h"
