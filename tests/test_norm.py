@@ -97,6 +97,18 @@ def test_what_is_large_touches_its_window_alone(engine, large):
         assert np.isnan(y[0, 3, 0, 3]) == math.isinf(large)
 
 
+@engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 1.25])
+def test_the_power_is_within_2_units_in_the_last_place(engine, dtype, beta):
+    """y of ones is k^-beta where alpha is 0; in double, as well as NumPy's long double can tell."""
+    x = np.ones((1, 3, 13), dtype)
+    for k in np.exp(RNG.uniform(-30, 30, 60)).astype(dtype):
+        y, _ = compute(engine, cc.ops.lrn, x, alpha=0.0, beta=beta, k=float(k))
+        right = np.longdouble(k) ** -np.longdouble(beta)
+        assert np.abs(y - right).max() <= 2 * np.spacing(dtype(right)), k
+
+
 def test_krizhevskys_numbers_by_hand():
     """alexnet's lrn at the defaults: (2 + 1e-4 (9 + 16 + 4)) to the power 0.75."""
     x = np.array([[3.0, 4.0, 2.0]])
