@@ -37,7 +37,7 @@
 #define NORM_H
 #define GROUP 4         /* vectors at a time */
 #define SMALL 8192      /* bytes of a block that memory holds in one piece: less is to wait for */
-#define LARGE 32768     /* bytes of one that comes in rows: longer ones are fetched better, and the second cache holds all */
+#define LARGE 32768     /* bytes of one that comes in rows: longer ones are fetched better; two caches hold its buffers */
 #define DIRECT_WIDTH 8  /* wider boxes are made of four narrower ones and a rest */
 #define EACH UNROLL for (int l = 0; l < group; l++)
 #define EACH_LINE UNROLL for (int l = 0; l < group; l += MAX(64 / CC_VECTOR_BYTES, 1))
