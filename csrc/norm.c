@@ -27,7 +27,7 @@
  * What gained nothing: one step with seven terms from d's bits alone in place of the guesses (power 8.9); its terms in
  * pairs; sums of a width known when compiling, or added in pairs; neighbours by shuffles in place of buffers, so that
  * all is one pass (0.8 times as fast forward, 0.6 backward); one or two vectors at a time; other sizes of blocks. The
- * limit is no longer memory alone: forward 15 cycles of work a vector, backward 25, of which memory hides the most. */
+&
 #include "twice.h"
 
 #ifdef REAL
@@ -37,7 +37,7 @@
 #define NORM_H
 #define GROUP 4         /* vectors at a time */
 #define SMALL 8192      /* bytes of a block that memory holds in one piece: less is to wait for */
-#define LARGE 32768     /* bytes of one that comes in rows: longer ones are fetched better; two caches hold its buffers */
+#define LARGE 32768     /* bytes of one that comes in rows: longer ones are fetched better, but the cache is full */
 #define DIRECT_WIDTH 8  /* wider boxes are made of four narrower ones and a rest */
 #define EACH UNROLL for (int l = 0; l < group; l++)
 #define EACH_LINE UNROLL for (int l = 0; l < group; l += MAX(64 / CC_VECTOR_BYTES, 1))
