@@ -17,9 +17,10 @@
  *                     run is fetched while this one is computed
  *      6.5, 10.7      what Inf, NaN and 0 need is left to arithmetic, or to backward; runs of 512 (256, 1024: 4 % more)
  * (steps from several runs, which differ by 15 %). Streaming dx and four chains in sum_map gained backward 0 to 10 %,
- * within the noise; slopes and gradients in one loop nothing, but it is shorter. Hot and on one thread a vector of units takes 26 ns forward, where its functions alone take 11: the rest
- * is fetching (3), ratios (4), loops of 64 vectors that start and end (4), and reading and writing what passes between
- * them. Channels-last maps take 4 to 5 ms more, for being transposed both ways. */
+ * within the noise; slopes and gradients in one loop nothing, but it is shorter. Hot and on one thread a vector of units
+ * takes 26 ns forward, where its functions alone take 11: the rest is fetching (3), ratios (4), loops of 64 vectors that
+ * start and end (4), and reading and writing what passes between them. Channels-last maps take 4 to 5 ms more, for being
+ * transposed both ways. */
 #include "twice.h"
 
 #ifdef REAL
@@ -179,8 +180,7 @@ static void FN(ratios)(const unit_job *j, int64_t count) {
     }
 }
 
-/* t^(p-1) and log t. Each loop has one function: the turns of one that had more would be too
- * long to overlap. */
+/* t^(p-1) and log t. Each loop has one function: the turns of one that had more would be too long to overlap. */
 static void FN(powers)(const unit_job *j, int64_t count, REAL above) {
     for (int64_t q = 1; q < j->taps * j->pieces; q++) {
         REAL *t = j->t + q * j->run, *log_t = j->log_t + q * j->run, *slope = j->slope + q * j->run;

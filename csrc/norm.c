@@ -252,12 +252,6 @@ INLINE void FN(square)(const int group, int64_t lanes, int64_t at, int64_t i, co
     if (!b.past) EACH_LINE __builtin_prefetch(b.result + at + l * V, 1, 2);
 }
 
-/* A whole vector where there is one: streams want those. */
-INLINE void FN(give)(const norm_block b, int64_t at, vec v, int64_t lanes) {
-    if (lanes == V) FN(stream)(b.result + at, v, b.past);
-    else FN(store_n)(b.result + at, v, lanes);
-}
-
 INLINE void FN(divisors)(vec *d, const int group, int64_t i, const norm_block b) {
     FN(sum_at)(d, group, b.sum, i);
     EACH d[l] = b.k + b.alpha * d[l];
@@ -268,7 +262,7 @@ INLINE void FN(divide)(const int group, int64_t lanes, int64_t at, int64_t i, co
     vec d[GROUP], power[GROUP];
     FN(divisors)(d, group, i, b);
     FN(powers)(power, group, d, b.beta, quarters);
-    EACH FN(give)(b, at + l * V, FN(load_n)(b.x + at + l * V, lanes) * power[l], lanes);
+    EACH FN(stream_n)(b.result + at + l * V, FN(load_n)(b.x + at + l * V, lanes) * power[l], lanes, b.past);
     EACH_LINE __builtin_prefetch(b.x + at + b.next + l * V, 0, 3);
 }
 
@@ -291,7 +285,7 @@ INLINE void FN(collect)(const int group, int64_t lanes, int64_t at, int64_t i, c
     FN(sum_at)(sum, group, b.sum, i);
     EACH {
         const vec x = FN(load_n)(b.x + at + l * V, lanes), direct = FN(load_n)(b.direct + i + l * V, lanes);
-        FN(give)(b, at + l * V, direct - b.factor * x * sum[l], lanes);
+        FN(stream_n)(b.result + at + l * V, direct - b.factor * x * sum[l], lanes, b.past);
     }
     EACH_LINE __builtin_prefetch(b.dy + at + b.next + l * V, 0, 3);
 }

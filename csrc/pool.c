@@ -4,17 +4,8 @@
 #ifdef REAL
 #include "pool.h"
 
-/* The first of equals wins; a NaN beats every number, and no later NaN beats it. */
 ONE(reduce_max) {
-    vec best[WIDE];
-    ivec won[WIDE];
-    EACH_VECTOR best[u] = ELEMENT(0, 0), won[u] = TAP(0);
-    for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {
-        const vec v = ELEMENT(0, i);
-        const ivec better = ~(v <= best[u]) & (best[u] == best[u]);
-        best[u] = FN(select)(better, v, best[u]);
-        won[u] = FN(iselect)(better, TAP(i), won[u]);
-    }
+    PEAK()
     EACH_VECTOR {
         PUT(0, best[u]);
         if (m->choice) CHOOSE(won[u]);

@@ -79,11 +79,6 @@ INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     return to;
 }
 
-INLINE void FN(put)(REAL *to, vec v, int64_t lanes, int past) {
-    if (lanes >= V) FN(stream)(to, v, past);
-    else FN(store_n)(to, v, lanes);
-}
-
 INLINE ivec FN(load_winner)(const int32_t *p, int64_t lanes) {
     ivec v;
 #if REAL_IS_FLOAT
@@ -207,7 +202,7 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 #define HERE FN(load_n)(m->here + c + u * V, lanes)
 #define WON(i) (FN(load_winner)(m->chosen + l->at[i] + c + u * V, lanes) == TAP(i))
 #define TAP(i) ((ivec){0} + (INT)(l->tap[i] + l->turn))
-#define PUT(a, v) FN(put)(m->out[a] + c + u * V, v, lanes, m->past)
+#define PUT(a, v) FN(stream_n)(m->out[a] + c + u * V, v, lanes, m->past)
 #define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
 
 #define EACH_PIXEL(...)                                                                                             \
@@ -226,6 +221,19 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 #define VARIANT(name)                                                                                               \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
         EACH_PIXEL(if (l->count > LONG) GROUPS(name, WIDE) GROUPS(name, VECTORS) GROUPS(name, 1) REST(name))        \
+    }
+
+/* best[u]: the largest `of` the window's elements, and won[u], the tap of the first of the largest. A NaN beats every
+ * number, and no later NaN beats it. */
+#define PEAK(of)                                                                                                    \
+    vec best[WIDE];                                                                                                 \
+    ivec won[WIDE];                                                                                                 \
+    EACH_VECTOR best[u] = of(ELEMENT(0, 0)), won[u] = TAP(0);                                                       \
+    for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {                                                            \
+        const vec v = of(ELEMENT(0, i));                                                                            \
+        const ivec better = ~(v <= best[u]) & (best[u] == best[u]);                                                 \
+        best[u] = FN(select)(better, v, best[u]);                                                                   \
+        won[u] = FN(iselect)(better, TAP(i), won[u]);                                                               \
     }
 
 /* dy to the element that won. in: dy; chosen: winner. */
@@ -428,7 +436,7 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     const int64_t bytes = scratch ? 0 : FN(plan)(t, w, kind, NULL).bytes;
     if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
-    for (int t = 0; t < cc_threads; t++) FN(start_lists)(&job, job.own + job.own_bytes * t);
+    for (int thread = 0; thread < cc_threads; thread++) FN(start_lists)(&job, job.own + job.own_bytes * thread);
     PARALLEL_FOR
     for (int64_t task = 0; task < job.tasks; task++) {
         char *room = job.own + job.own_bytes * cc_thread();

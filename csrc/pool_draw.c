@@ -145,11 +145,8 @@ ONE(choose, const int squared, const int any_power) {
         CHOOSE(won[u] | ~any); /* -1 where no element is positive */
         doubt |= any & ~(in_range & ((vec)near[u] > total[u] * (REAL)(units * 0x1p-23)));
     }
-    uint64_t part[sizeof doubt / 8], some = 0;
-    memcpy(part, &doubt, sizeof doubt);
-    for (int j = 0; j < (int)(sizeof doubt / 8); j++) some |= part[j];
     const int64_t end = c + (n - 1) * V + MIN(lanes, V);
-    for (int64_t again = some ? c : end; again < end; again += W) FN(draw)(l, m, power, again, MIN(W, end - again));
+    for (int64_t again = FN(any)(doubt) ? c : end; again < end; again += W) FN(draw)(l, m, power, again, MIN(W, end - again));
 }
 #endif
 

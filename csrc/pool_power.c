@@ -25,7 +25,7 @@
 #include "pool.h"
 #include "vmath.h"
 
-INLINE vec FN(positive)(vec v) { return FN(magnitude)(FN(select)(v <= 0, (vec){0}, v)); } /* NaN stays */
+INLINE vec FN(positive)(vec v) { return FN(magnitude)(FN(rectify)(v)); } /* NaN stays, without a sign */
 INLINE vec FN(sign)(vec v) { return FN(select)(v > 0, (vec){0} + 1, FN(select)(v < 0, (vec){0} - 1, v)); }
 INLINE ivec FN(is_number)(vec m) { return (m > 0) & (m < (REAL)INFINITY); }
 
@@ -96,26 +96,6 @@ INLINE vec FN(higher)(vec a, vec b) {
     best = FN(iselect)(v > best, v, best);
 #endif
     return (vec)best;
-}
-
-/* best[u]: the largest `of` the window's elements, and won[u], the tap of the first of the largest. */
-#define PEAK(of)                                                                                                    \
-    vec best[WIDE];                                                                                              \
-    ivec won[WIDE];                                                                                              \
-    EACH_VECTOR best[u] = FN(of)(ELEMENT(0, 0)), won[u] = TAP(0);                                                   \
-    for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {                                                            \
-        const vec v = FN(of)(ELEMENT(0, i));                                                                        \
-        const ivec better = ~(v <= best[u]) & (best[u] == best[u]);                                                 \
-        best[u] = FN(select)(better, v, best[u]);                                                                   \
-        won[u] = FN(iselect)(better, TAP(i), won[u]);                                                               \
-    }
-
-/* Whether any bit is set */
-INLINE int FN(any)(ivec mask) {
-    int64_t part[sizeof mask / sizeof(int64_t)], any = 0;
-    memcpy(part, &mask, sizeof mask);
-    for (int j = 0; j < (int)(sizeof mask / sizeof(int64_t)); j++) any |= part[j];
-    return any != 0;
 }
 
 /* Sums of powers as they stand: right where nothing overflowed, and what vanished is nothing beside them. */
@@ -198,7 +178,7 @@ POWER_VARIANT(spread_lp)
 
 /* p = inf */
 ONE(reduce_peak) {
-    PEAK(magnitude)
+    PEAK(FN(magnitude))
     EACH_VECTOR {
         PUT(0, best[u]);
         CHOOSE(won[u]);
@@ -302,7 +282,7 @@ POWER_VARIANT(spread_expectation)
 /* One vector, whatever its size: y, and ratio; its winner. */
 static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c, int64_t lanes, vec to[2]) {
     enum { n = 1 };
-    PEAK(positive)
+    PEAK(FN(positive))
     const window_unit unit = FN(unit)(best[0]);
     const ivec number = FN(is_number)(best[0]);
     vec mean = {0};

@@ -125,6 +125,11 @@ INLINE void FN(stream)(REAL *p, vec v, int past) {
 #endif
     FN(store)(p, v);
 }
+/* The first n lanes; streamed where they are a whole vector. */
+INLINE void FN(stream_n)(REAL *p, vec v, int64_t n, int past) {
+    if (n >= V) FN(stream)(p, v, past);
+    else FN(store_n)(p, v, n);
+}
 /* A copy, streamed if `past`. */
 INLINE void FN(copy)(REAL *to, const REAL *from, int64_t count, int past) {
     int64_t i = 0;
@@ -135,6 +140,13 @@ INLINE void FN(copy)(REAL *to, const REAL *from, int64_t count, int past) {
 /* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
 INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
+/* Whether any bit is set */
+INLINE int FN(any)(ivec mask) {
+    uint64_t part[sizeof mask / sizeof(uint64_t)], some = 0;
+    memcpy(part, &mask, sizeof mask);
+    for (int j = 0; j < (int)(sizeof mask / sizeof(uint64_t)); j++) some |= part[j];
+    return some != 0;
+}
 INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
 
 /* V x V elements, transposed: log2(V) rounds of interleaving row i with row i + V/2. */

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from strategies import channels_last
 
 import cnncore as cc
 from cnncore import layers as ly
@@ -183,7 +184,7 @@ def test_a_resumed_run_draws_what_the_whole_run_drew(tmp_path):
 @pytest.mark.parametrize("pools", [{"max": 0.5, "avg": 0.5}, ["max", "avg"]], ids=["shares", "suite"])
 def test_both_memory_formats_agree_with_the_definition(pools):
     x = RNG.standard_normal((2, 4, 4, 4)).astype(np.float32)
-    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    last = channels_last(x)
     layer = ly.HeteroPool2d(pools, 2)
     with cc.use_backend("numpy"):
         y = layer.forward(x)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bounds import Problem, answer, check
 from engines import NATIVE, Engine
+from strategies import channels_last
 
 import cnncore as cc
 from cnncore.cli import main
@@ -146,7 +147,7 @@ def test_every_size_beside_every_other(engine, name, attrs, dtype):
     check(y, want, bound, name)
     dy = RNG(10).standard_normal(y.shape).astype(dtype)
     dx = ctx.backward(dy)[0]
-    y_last, ctx = pool(engine, name, x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), **problem.attrs)
+    y_last, ctx = pool(engine, name, channels_last(x), **problem.attrs)
     assert np.array_equal(y_last, y) and np.array_equal(ctx.backward(dy)[0], dx)
 
 
@@ -183,7 +184,7 @@ def test_draws_are_the_same_at_every_size(engine, power):
     x[0, ::7, 1, 1], x[0, ::9, 4, 4], x[0, ::11, 2, 2] = math.nan, math.inf, math.nan
     u = RNG(13).random((1, 74, 2, 3)).astype(np.float32)
     y, ctx = pool(Engine("numpy"), "stochastic_pool", x, u, kernel=3, power=power)
-    for given in (x, x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)):
+    for given in (x, channels_last(x)):
         got, got_ctx = pool(engine, "stochastic_pool", given, u, kernel=3, power=power)
         assert np.array_equal(got, y, equal_nan=True)
         assert np.array_equal(got_ctx.backward(u)[0], ctx.backward(u)[0])
