@@ -72,6 +72,8 @@ KERNEL(conv_v2_forward, cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p)
 /* pool.c */
 KERNEL(max_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_max_pool *p)
 KERNEL(max_pool_backward, cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p)
+KERNEL(relu_max_pool_forward, cc_out y, cc_out winner, cc_in x, const cc_max_pool *p)
+KERNEL(relu_max_pool_backward, cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p)
 KERNEL(avg_pool_forward, cc_out y, cc_in x, const cc_avg_pool *p)
 KERNEL(avg_pool_backward, cc_out dx, cc_in dy, const cc_avg_pool *p)
 

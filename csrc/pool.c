@@ -12,6 +12,19 @@ ONE(reduce_max) {
     }
 }
 VARIANT(reduce_max)
+
+/* From 0 and no tap: where no element is positive, nothing wins. */
+ONE(reduce_relu_max) {
+    vec best[WIDE] = {{0}};
+    ivec won[WIDE];
+    EACH_VECTOR won[u] = ~(ivec){0};
+    CLIMB(0, )
+    EACH_VECTOR {
+        PUT(0, best[u]);
+        if (m->choice) CHOOSE(won[u]);
+    }
+}
+VARIANT(reduce_relu_max)
 VARIANT(spread_winner)
 
 ONE(reduce_avg) {
@@ -34,6 +47,14 @@ int64_t FN(max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool
 
 int64_t FN(max_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p, void *scratch) {
     POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}), AS(.backward = 1), FN(spread_winner), NULL)
+}
+
+int64_t FN(relu_max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool *p, void *scratch) {
+    POOL(AS(.in = {x}, .out = {y}, .choice = winner), AS(0), FN(reduce_relu_max), NULL)
+}
+
+int64_t FN(relu_max_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p, void *scratch) {
+    return FN(max_pool_backward)(dx, dy, winner, p, scratch);
 }
 
 int64_t FN(avg_pool_forward)(cc_out y, cc_in x, const cc_avg_pool *p, void *scratch) {

@@ -224,12 +224,14 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
     }
 
 /* best[u]: the largest `of` the window's elements, and won[u], the tap of the first of the largest. A NaN beats every
- * number, and no later NaN beats it. */
+ * number, and no later NaN beats it. CLIMB(first, of) goes on with entry `first` from a best and a won. */
 #define PEAK(of)                                                                                                    \
     vec best[WIDE];                                                                                                 \
     ivec won[WIDE];                                                                                                 \
     EACH_VECTOR best[u] = of(ELEMENT(0, 0)), won[u] = TAP(0);                                                       \
-    for (int64_t i = 1; i < l->count; i++) EACH_VECTOR {                                                            \
+    CLIMB(1, of)
+#define CLIMB(first, of)                                                                                            \
+    for (int64_t i = first; i < l->count; i++) EACH_VECTOR {                                                        \
         const vec v = of(ELEMENT(0, i));                                                                            \
         const ivec better = ~(v <= best[u]) & (best[u] == best[u]);                                                 \
         best[u] = FN(select)(better, v, best[u]);                                                                   \

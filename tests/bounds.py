@@ -380,6 +380,7 @@ BOUNDS: dict[str, Callable[..., tuple[Arrays, Arrays]]] = {
     "conv": linear_in_its_terms(conv_terms),
     "conv_relu": conv_relu,
     "max_pool": max_pool,
+    "relu_max_pool": max_pool,
     "maxout": max_pool,
     "lp_unit": lp_unit,
     "avg_pool": linear_in_its_terms(lambda p: (pool_taps(p) + 1, (2 * pool_taps(p),))),

@@ -292,6 +292,7 @@ EDGES: dict[str, Callable[[HypothesisDraw], Case]] = {
     "conv": _conv_edge,
     "conv_relu": _conv_edge,
     "max_pool": _pool_edge,
+    "relu_max_pool": _pool_edge,
     "avg_pool": _avg_edge,
     "maxout": _maxout_edge,
     "lp_unit": _lp_unit_edge,

@@ -75,6 +75,7 @@ LARGE = {
     "conv": lambda r: (r.standard_normal((3, 33, 13, 15)), r.standard_normal((35, 33, 3, 3)), r.standard_normal(35)),
     "conv_relu": lambda r: LARGE["conv"](r),
     "max_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
+    "relu_max_pool": lambda r: LARGE["max_pool"](r),
     "avg_pool": lambda r: (r.standard_normal((3, 33, 30, 31)),),
     "lp_unit": lambda r: (r.standard_normal((3, 36, 30, 31)), r.standard_normal(12), r.standard_normal(36) / 9),
     "maxout": lambda r: (r.standard_normal((3, 36, 30, 31)),),
@@ -100,6 +101,7 @@ LARGE_ATTRS = {
     "conv": {"padding": 1},
     "conv_relu": {"padding": 1},
     "max_pool": POOLING,
+    "relu_max_pool": POOLING,
     "avg_pool": POOLING,
     "lrn": {"alpha": 0.1},
     "lrn_within": {"kernel": 5, "alpha": 0.1},
@@ -362,11 +364,12 @@ def test_special_values_elsewhere(engine, name, value):
 
 @dtypes
 @engines
+@pytest.mark.parametrize("name", ["max_pool", "relu_max_pool"])
 @examples(10)
 @given(data=st.data())
-def test_ties_go_to_the_first(engine, dtype, data):
+def test_ties_go_to_the_first(engine, name, dtype, data):
     """Few different values, zeros of both signs, -inf and NaN: the saved winner decides the gradient, so compare it."""
-    op = registry["max_pool"]
+    op = registry[name]
     draw = HypothesisDraw(data, spread=1 if engine.backend == "cuda" else None)
     case = op.domain(draw) if engine.backend == "cuda" else edge_case(draw, op)
     special = [1, -1, 0.0, -0.0, -np.inf, np.inf, np.nan]
@@ -377,7 +380,7 @@ def test_ties_go_to_the_first(engine, dtype, data):
     outputs_, (dx,) = compute(p, engine)
     assert np.array_equal(outputs_[0], y, equal_nan=True)
     want = answer(p)
-    check(dx, want.gradients[0], want.gradient_bounds[0], "max_pool gradient of x")
+    check(dx, want.gradients[0], want.gradient_bounds[0], f"{name} gradient of x")
 
 
 @engines

@@ -1,11 +1,10 @@
-"""What a Sequential runs for its layers, where another order or one op for two gives the same in less time.
+"""What a Sequential runs for its layers, where one op for two gives the same in less time.
 
-    ReLU, MaxPool   as   MaxPool, ReLU      The largest of max(0, x) is max(0, the largest x), and has fewer elements.
-    Conv, ReLU      as   `ops.conv_relu`    The sums are rectified before they go to memory.
+    ReLU, MaxPool   as   `ops.relu_max_pool`    Nothing is left of ReLU in backward: where it stops dy, no element won.
+    Conv, ReLU      as   `ops.conv_relu`        The sums are rectified before they go to memory.
 
-The first is tried first, so that Conv, ReLU, MaxPool is Conv, MaxPool, ReLU: of a fused ReLU the backward would still
-pass over the large map. Every number stays what it was, forward and backward: where a window's largest is positive, its
-winner is the same, and where it is not, no gradient passes either way; NaN wins and stays NaN.
+The first is tried first, so that Conv, ReLU, MaxPool is Conv, relu_max_pool: the backward of conv_relu would pass over
+the large map. Every number stays what it was, forward and backward.
 
 Layers know nothing of it: what they show, their parameters, state and modes are their own. Subclasses run as they are.
 """
@@ -19,11 +18,14 @@ from typing import Any, NamedTuple
 from .. import ops
 from .base import Context, Layer, by_rank
 from .conv import Conv
-from .pool import GlobalMaxPool, MaxPool
+from .pool import GlobalMaxPool, MaxPool, Pool
 from .simple import ReLU
 
 CONVS = by_rank(Conv)
-MAX_POOLS = (*by_rank(MaxPool), *by_rank(GlobalMaxPool))
+RELU_POOLS = {
+    **dict.fromkeys(by_rank(MaxPool), ops.relu_max_pool),
+    **dict.fromkeys(by_rank(GlobalMaxPool), ops.global_relu_max_pool),
+}
 
 
 class Step(NamedTuple):
@@ -36,14 +38,15 @@ class Step(NamedTuple):
 
 def fused(steps: Iterable[Step]) -> list[Step]:
     """The steps that compute what `steps` do."""
-    early: list[Step] = []
+    pooled: list[Step] = []
     for step in steps:
-        if early and type(early[-1].layer) is ReLU and type(step.layer) in MAX_POOLS:
-            early.insert(-1, step)
+        before, layer = pooled[-1].layer if pooled else None, step.layer
+        if type(before) is ReLU and isinstance(layer, Pool) and type(layer) in RELU_POOLS:
+            pooled[-1] = step._replace(apply=functools.partial(layer.apply_as, RELU_POOLS[type(layer)]))
         else:
-            early.append(step)
+            pooled.append(step)
     made: list[Step] = []
-    for step in early:
+    for step in pooled:
         before = made[-1].layer if made else None
         if isinstance(before, Conv) and type(before) in CONVS and type(step.layer) is ReLU:
             made[-1] = made[-1]._replace(apply=functools.partial(before.apply_as, ops.conv_relu))

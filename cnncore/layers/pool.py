@@ -26,8 +26,12 @@ class Pool(Layer):
         }  # fmt: skip
 
     def apply(self, x: Any) -> tuple[Any, Context]:
+        return self.apply_as(type(self).op, x)
+
+    def apply_as(self, op: Callable[..., Any], x: Any) -> tuple[Any, Context]:
+        """`apply` with an op that takes what the layer's own does."""
         check_rank(self, self.rank, x)
-        y, call = type(self).op(x, **self.attrs)
+        y, call = op(x, **self.attrs)
         return y, OpContext(call)
 
     def describe(self) -> str:

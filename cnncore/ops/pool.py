@@ -58,6 +58,31 @@ max_pool, global_max_pool = variant(
 )
 
 
+def relu_max_reduce(v: Windows, p: Any) -> Arrays:
+    y, winner = max_reduce(v, p)
+    below = y <= 0
+    return np.where(below, 0, y).astype(y.dtype), np.where(below, -1, winner).astype(np.int32)
+
+
+relu_max_pool, global_relu_max_pool = variant(
+    "relu_max_pool",
+    relu_max_reduce,
+    max_gradient,
+    fill=-math.inf,
+    extras={"winner": np.int32},
+    saved=("winner",),
+    doc="""Max pooling of a = max(x, 0), fused: what ReLU followed by max pooling is to containers.
+
+    y = max over the window R of max(x, 0), the same as max(0, max over R of x).   Gradient: dy to the winner, 0 to the
+    others; where no element is positive nothing won.
+
+    Edges: as for `max_pool` and `relu`: the first of equals wins, a NaN in the window gives NaN (the first NaN wins),
+    and where the largest is 0 the gradient is 0.
+    `winner`, kept for backward, is the winner's number in the window, row-major; -1 where no element is positive.
+    Source: the paper's 1.3 and 2.2.""",
+)
+
+
 def avg_divisor(v: Windows, p: Any) -> np.ndarray:
     return v.n + v.padding.sum(axis=-1) if p.count_include_pad else v.n
 

@@ -1,11 +1,12 @@
-"""max_pool and avg_pool on the device: what they do with a window. The walk: pool_walk_cuda.py. Definition: pool.py."""
+"""max_pool, relu_max_pool and avg_pool on the device: what they do with a window. The walk: pool_walk_cuda.py.
+Definition: pool.py."""
 
 from typing import Any
 
 from ..backends.kernel import device
 from .pool_walk_cuda import Inputs, Link, Saved, Window, count, element, number, over, peak, variant, winner_spread
 
-# --- max_pool; backward is winner_spread ---
+# --- max_pool, relu_max_pool; backward is winner_spread ---
 
 
 @device
@@ -20,6 +21,14 @@ largest: Any = peak(itself)
 def max_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     best, won = largest((element(m, w, w.first), number(w.first, w.g)), m, w, 0)
     return best, best, won
+
+
+@device
+def relu_max_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
+    best, again, won = max_reduce(m, w, flag, p)
+    if best <= 0:
+        return m.x.dtype.type(0), m.x.dtype.type(0), -1
+    return best, again, won
 
 
 # --- avg_pool; flag: count_include_pad ---
@@ -44,5 +53,6 @@ def avg_spread(m: Saved, e: Link, flag: int, p: Any) -> Any:
 
 TABLE = {
     **variant("max_pool", max_reduce, winner_spread),
+    **variant("relu_max_pool", relu_max_reduce, winner_spread),
     **variant("avg_pool", avg_reduce, avg_spread, flag="count_include_pad"),
 }

@@ -52,6 +52,16 @@ def max_pool_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     return (dx,)
 
 
+def relu_max_pool_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
+    (y,) = max_pool_forward(arrays, attrs)
+    return (np.where(y <= 0, 0.0, y),)
+
+
+def relu_max_pool_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
+    (y,) = max_pool_forward(arrays, attrs)
+    return max_pool_backward(arrays, attrs, np.where(y <= 0, 0.0, dy))
+
+
 def avg_pool_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
     y = zeros(*pool_out(arrays[0], attrs))
     for o, places, pads in pool(arrays[0], attrs):
