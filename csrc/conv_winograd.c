@@ -1,6 +1,7 @@
 /* Winograd convolution (see winograd.h): the choice of algorithm, forward, backward to x.
  *
- * A task transforms tiles that fit L2, multiplies them by all filters, and transforms the products back. */
+ * A task transforms its tiles; then, block by block of maps, multiplies them by the filters and transforms the products
+ * back. Tiles, a block's products and the filters that pass by share L2. */
 #include "winograd.h"
 
 /* The taps of STRIP channels from c on, of V maps from k on, to a strip; maps that do not exist are 0. */
@@ -59,26 +60,34 @@ static void repair(const layer *l, int64_t n, const int64_t at[2], int64_t rows,
                 if (0 * out[i * M + j][v] != 0) out[i * M + j][v] = exact(l, n, at[0] + i, at[1] + j, k + v);
 }
 
-/* One tile of y from its alpha^2 products, `stride` apart, the blocks of maps `block` apart. */
-INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile, const float *from, int64_t stride,
-                         int64_t block, const float *bias, float *y) {
+/* One tile of y, the block of maps from `first` on, from its alpha^2 products, `stride` apart. */
+INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile, int64_t first, const float *from,
+                         int64_t stride, const float *bias, float *y) {
     int64_t n, at[2];
     locate_tile(l, tile, &n, at);
     const int64_t rows = MIN(M, l->out_size[0] - at[0]), columns = MIN(M, l->out_size[1] - at[1]);
-    for (int64_t k = 0; k < l->maps; k += V) {
+    if (l->out_channel == 1)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++)
+                __builtin_prefetch(y + n * l->out_n + (at[0] + i) * l->out_s[0] + (at[1] + j) * l->out_s[1] + first, 1);
+    for (int64_t k = first; k < MIN(first + BLOCK, l->maps); k += V) {
         const int64_t lanes = MIN(V, l->maps - k);
         const vec offset = bias ? load_n_f32(bias + k, lanes) : (vec){0};
         vec out[M * M];
-        collect_square(alpha, t, M, from + k / BLOCK * block + k % BLOCK, stride, out);
+        collect_square(alpha, t, M, from + k - first, stride, out);
         if (spoilt(out, M * M)) repair(l, n, at, rows, columns, k, lanes, out);
-        UNROLL for (int i = 0; i < M * M; i++) out[i] += offset;
-        if (l->relu)
-            for (int i = 0; i < M * M; i++) out[i] = rectify_f32(out[i]);
+        for (int i = 0; i < M * M; i++) {
+            out[i] += offset;
+            if (l->relu) out[i] = rectify_f32(out[i]);
+        }
         float *to = y + n * l->out_n + at[0] * l->out_s[0] + at[1] * l->out_s[1] + k * l->out_channel;
         if (l->out_channel == 1) {
             for (int64_t i = 0; i < rows; i++)
-                for (int64_t j = 0; j < columns; j++)
-                    store_n_f32(to + i * l->out_s[0] + j * l->out_s[1], out[i * M + j], lanes);
+                for (int64_t j = 0; j < columns; j++) {
+                    float *at = to + i * l->out_s[0] + j * l->out_s[1];
+                    if (lanes == V) store_f32(at, out[i * M + j]);
+                    else store_n_f32(at, out[i * M + j], lanes);
+                }
         } else {
             float turned[V * M * M]; /* [map][pixel] */
             for (int i = 0; i < M * M; i += V) transpose_f32(turned + i, M * M, (const float *)(out + i), V);
@@ -89,70 +98,77 @@ INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile,
     }
 }
 
-/* How tiles are cut: TILES per task, often enough that reading the filters, once per task, does not count; tasks in
- * pairs. Images tend to give powers of two of tiles, and 64 (or 128) fill 11 times MR. */
-#define TILES (11 * MR)
+/* How tiles are cut: about TILES per task, few enough for L2 and enough that reading the filters, once per task, hides
+ * behind the products; tasks in pairs. */
+#define TILES cc_round_up(18, MR)
 static int64_t tiles_per_task(const layer *l) {
     const int64_t all = count_tiles(l);
     return cc_ceil_div(all, cc_round_up(cc_ceil_div(all, TILES), 2));
 }
 
-/* Memory of a forward product: filters [point][block][channel][lane], and per thread the tiles
- * [point][panel][tile][channel] and their products [point][block][tile][lane]. */
+/* Memory of a forward product: filters [block][point][channel][lane], and per thread the tiles
+ * [panel][point][chunk of channels][row][channel] and a block's products [panel][point][row][lane]. Points stand an odd
+ * number of cache lines apart, and panels no multiple of 64. */
+#define TO_POINT (MR * BLOCK + PAD)
 typedef struct {
-    int64_t tiles, rows, blocks, filter_matrix, from_matrix, to_matrix;
+    int64_t tiles, panels, filter_block, to_panel;
+    tile_layout in;
     float *filters, *zeros, *own;
 } space;
 
 static space take_space(const layer *l, cc_arena *arena) {
     const int64_t points = l->alpha * l->alpha, channels = cc_round_up(l->channels, TERMS);
     space s = {tiles_per_task(l)};
-    s.rows = cc_round_up(s.tiles, MR);
-    s.blocks = cc_ceil_div(l->maps, BLOCK);
-    s.filter_matrix = s.blocks * l->channels * BLOCK + PAD;
-    s.from_matrix = s.rows * channels + PAD;
-    s.to_matrix = s.rows * s.blocks * BLOCK + PAD;
-    s.filters = cc_take(arena, points * s.filter_matrix * sizeof(float));
+    s.panels = cc_ceil_div(s.tiles, MR);
+    s.filter_block = points * l->channels * BLOCK;
+    s.in = (tile_layout){.row = TERMS, .point = MR * channels + PAD, .width = TERMS, .block = MR * TERMS};
+    s.in.panel = (points + 1) * s.in.point;
+    s.to_panel = (points + 1) * TO_POINT;
+    s.filters = cc_take(arena, cc_ceil_div(l->maps, BLOCK) * s.filter_block * sizeof(float));
     s.zeros = cc_take(arena, channels * sizeof(float));
-    s.own = cc_take(arena, cc_threads * points * (s.from_matrix + s.to_matrix) * sizeof(float));
+    s.own = cc_take(arena, cc_threads * s.panels * (s.in.panel + s.to_panel) * sizeof(float));
     return s;
+}
+
+/* One point's products of a block of maps, panel by panel; a chunk of filters stays in L1 while the panels go by. */
+static void multiply(const layer *l, const space *s, int64_t panels, const float *from, const float *filters,
+                     float *to) {
+    for (int64_t c = 0; c < l->channels; c += TERMS)
+        for (int64_t i = 0; i < panels; i++) {
+            fetch_factors(filters + c * BLOCK, i, panels);
+            multiply_tile(MR, to + i * s->to_panel, from + i * s->in.panel + c * MR, TERMS, 1, filters + c * BLOCK,
+                          MIN(TERMS, l->channels - c), c > 0);
+        }
 }
 
 static void filters_in(const layer *l, int64_t k, float *to, int64_t stride) {
     if (l->kernel == 3) spread_filters(6, g3, 3, l, k, to, stride);
     else spread_filters(8, g5, 5, l, k, to, stride);
 }
-static void tile_out(const layer *l, int64_t tile, const float *from, int64_t stride, int64_t block, const float *bias,
-                     float *y) {
-    if (l->kernel == 3) collect_tile(6, a3, l, tile, from, stride, block, bias, y);
-    else collect_tile(8, a5, l, tile, from, stride, block, bias, y);
+static void tile_out(const layer *l, int64_t tile, int64_t k, const float *from, const float *bias, float *y) {
+    if (l->kernel == 3) collect_tile(6, a3, l, tile, k, from, TO_POINT, bias, y);
+    else collect_tile(8, a5, l, tile, k, from, TO_POINT, bias, y);
 }
 
 static void convolve(const layer *l, const space *s, const float *bias, float *y) {
     const int64_t all = count_tiles(l), points = l->alpha * l->alpha;
     memset(s->zeros, 0, l->channels * sizeof(float));
     PARALLEL_FOR
-    for (int64_t b = 0; b < s->blocks; b++)
-        filters_in(l, b * BLOCK, s->filters + b * l->channels * BLOCK, s->filter_matrix);
+    for (int64_t k = 0; k < l->maps; k += BLOCK)
+        filters_in(l, k, s->filters + k / BLOCK * s->filter_block, l->channels * BLOCK);
     PARALLEL_FOR
     for (int64_t first = 0; first < all; first += s->tiles) {
-        const int64_t count = MIN(s->tiles, all - first), rows = cc_round_up(count, MR);
-        float *from = s->own + cc_thread() * points * (s->from_matrix + s->to_matrix);
-        float *to = from + points * s->from_matrix;
-        for (int64_t i = 0; i < rows; i++) {
-            const float *pixel[MOST * MOST];
-            int64_t n, at[2];
-            locate_tile(l, first + MIN(i, count - 1), &n, at);
-            at[0] -= l->begin[0];
-            at[1] -= l->begin[1];
-            locate_pixels(pixel, l->alpha, &l->in, n, l->size, at, s->zeros);
-            tile_in(l, pixel, from + i * TERMS, s->from_matrix, TERMS, rows * TERMS);
+        const int64_t count = MIN(s->tiles, all - first), panels = cc_ceil_div(count, MR);
+        float *from = s->own + cc_thread() * s->panels * (s->in.panel + s->to_panel);
+        float *to = from + s->panels * s->in.panel;
+        tiles_in(l, 0, first, count, panels * MR, s->zeros, from, &s->in);
+        for (int64_t k = 0; k < l->maps; k += BLOCK) {
+            const float *filters = s->filters + k / BLOCK * s->filter_block;
+            for (int64_t i = 0; i < points; i++)
+                multiply(l, s, panels, from + i * s->in.point, filters + i * l->channels * BLOCK, to + i * TO_POINT);
+            for (int64_t i = 0; i < count; i++)
+                tile_out(l, first + i, k, to + i / MR * s->to_panel + i % MR * BLOCK, bias, y);
         }
-        for (int64_t i = 0; i < points; i++)
-            multiply(to + i * s->to_matrix, rows, from + i * s->from_matrix, TERMS, 1, rows * TERMS,
-                     s->filters + i * s->filter_matrix, l->channels * BLOCK, l->channels, s->blocks, 0);
-        for (int64_t i = 0; i < count; i++)
-            tile_out(l, first + i, to + i * BLOCK, s->to_matrix, rows * BLOCK, bias, y);
     }
 }
 

@@ -8,10 +8,10 @@
  *
  * Summed over channels (or tiles), each of the alpha^2 elements is a matrix product of its own.
  *
- * The matrices evaluate polynomials at 0, +-p, +-q, ..., infinity. Rows +p and -p are an even part plus and minus an
- * odd one, so the tables hold the parts and one addition and one subtraction do the rest. One pair of functions does
- * every transform: `spread` multiplies by B', G or A, `collect` by A' or G'. Tables are constants, so that unrolled loops
- * drop their zeros. Points decide the error: those of 3x3 are exact in few bits and near 1.
+ * The matrices evaluate polynomials at 0, +-p, +-q, ..., infinity. Values at +p and -p are an even part plus and minus
+ * p times an odd one, so the tables hold the parts, most of them led by a 1, and the points behind. One pair of functions
+ * does every transform: `spread` multiplies by B', G or A, `collect` by A' or G'. Tables are constants, so that unrolled
+ * loops drop their zeros. Points decide the error: those of 3x3 are exact in few bits and near 1.
  *
  * Float only. Channels last inside: one vector is V channels (or maps) of a tile's pixel. Products use conv_direct.c's
  * register block. Tiles are cut by shape, each sum belongs to one task, and its order never changes.
@@ -19,8 +19,12 @@
  * What the steps gained (AVX2, Zen 3; docs/winograd.md): rows of a product at constant strides, so that the inner loop
  * holds one pointer instead of reloading six: 8x64 maps of 56x56 forward 14.7 to 9.5 ms on one thread; the next panel of
  * filters fetched while one is used: 53 to 65 GFLOP/s where 70 is the rate from L1; dw's loops turned so that a panel of
- * dy's tiles is read once, tiles in portions of 2 MB, filters and results transposed in registers: dw of 64x32 -> 64 maps
- * of 14x14 14.5 to 8.1 ms. No gain: 24, 48, 64 or 96 tiles a task; portions of dw of 1 MB, or as large as the sums.
+ * dy's tiles is read once, tiles in portions of 2 MB, filters and results transposed in registers: dw of 64x32 -> 64
+ * maps of 14x14 14.5 to 8.1 ms. Then, for 128x32 -> 64 maps of 14x14, on one thread: one block of maps at a time, so
+ * that 18 tiles and their products stay in L2, instead of 66 tiles with all maps; loads of pixels that do not ask for the
+ * number of lanes, the next tile's pixels fetched ahead, 24 instead of 32 operations for 8 points: forward 11.5 to
+ * 9.8 ms; rows of dw's products cut into sixes and fives, 32 instead of 36: its products 7.1 to 6.3 ms. No gain: 12 or
+ * 24 tiles a task; portions of dw of 1 MB, or as large as the sums.
  */
 #ifndef CNNCORE_WINOGRAD_H
 #define CNNCORE_WINOGRAD_H
@@ -34,18 +38,15 @@
 #define M 4 /* outputs of a tile, per axis */
 #define MOST 8
 #define LINE 16 /* floats of a cache line */
-#define PAD 16 /* floats behind a matrix, so that alpha^2 of them do not fall into one set of the cache */
+#define PAD 16 /* floats behind a matrix: alpha^2 an odd number of lines apart do not fall into few sets of the cache */
 
-typedef float table[MOST][MOST];
+typedef float table[MOST + 1][MOST]; /* row MOST: p, q, ... where their even parts stand */
 
-/* Whether NaN or Inf is among `count` vectors. */
+/* Whether NaN or Inf is among `count` vectors, at least 4 (or their sum overflows). */
 INLINE int spoilt(const vec *values, int count) {
-    vec zero = {0};
-    for (int i = 0; i < count; i++) zero += 0 * values[i];
-    const ivec bad = zero != 0;
-    int any = 0;
-    for (int v = 0; v < V; v++) any |= bad[v];
-    return any;
+    vec sum[4] = {values[0], values[1], values[2], values[3]};
+    UNROLL for (int i = 4; i < count; i++) sum[i % 4] += values[i];
+    return any_f32(0 * (sum[0] + sum[1] + (sum[2] + sum[3])) != 0);
 }
 
 /* Points 0, +-p, +-q, infinity (P = p^2, Q = q^2): rows are 0, even p, odd p, even q, odd q, infinity. N = M'(p), where
@@ -56,10 +57,11 @@ INLINE int spoilt(const vec *values, int count) {
 #define Q (q * q)
 #define Np (2 * P * (P - Q))
 #define Nq (2 * Q * (Q - P))
-static const table b3 = {{P * Q, 0, -(P + Q), 0, 1}, {0, 0, -Q, 0, 1}, {0, -p *Q, 0, p}, {0, 0, -P, 0, 1},
-                         {0, -q *P, 0, q},           {0, P * Q, 0, -(P + Q), 0, 1}};
-static const table g3 = {{1 / (P * Q)}, {1 / Np, 0, P / Np}, {0, p / Np}, {1 / Nq, 0, Q / Nq}, {0, q / Nq}, {0, 0, 1}};
-static const table a3 = {{1}, {1, 0, P}, {0, p, 0, p *P}, {1, 0, Q}, {0, q, 0, q *Q}, {0, 0, 0, 1}};
+static const table b3 = {{P * Q, 0, -(P + Q), 0, 1}, {0, 0, -Q, 0, 1}, {0, -Q, 0, 1}, {0, 0, -P, 0, 1},
+                         {0, -P, 0, 1}, {0, P * Q, 0, -(P + Q), 0, 1}, [MOST] = {0, p, 0, q}};
+static const table g3 = {{1 / (P * Q)}, {1 / Np, 0, P / Np}, {0, 1 / Np}, {1 / Nq, 0, Q / Nq}, {0, 1 / Nq}, {0, 0, 1},
+                         [MOST] = {0, p, 0, q}};
+static const table a3 = {{1}, {1, 0, P}, {0, 1, 0, P}, {1, 0, Q}, {0, 1, 0, Q}, {0, 0, 0, 1}, [MOST] = {0, p, 0, q}};
 #undef p
 #undef q
 #undef P
@@ -79,22 +81,24 @@ static const table a3 = {{1}, {1, 0, P}, {0, p, 0, p *P}, {1, 0, Q}, {0, q, 0, q
 #define Nr (2 * R * (R - P) * (R - Q))
 static const table b5 = {{-P * Q * R, 0, P *Q + P *R + Q *R, 0, -(P + Q + R), 0, 1},
                          {0, 0, Q *R, 0, -(Q + R), 0, 1},
-                         {0, p *Q *R, 0, -p *(Q + R), 0, p},
+                         {0, Q *R, 0, -(Q + R), 0, 1},
                          {0, 0, P *R, 0, -(P + R), 0, 1},
-                         {0, q *P *R, 0, -q *(P + R), 0, q},
+                         {0, P *R, 0, -(P + R), 0, 1},
                          {0, 0, P *Q, 0, -(P + Q), 0, 1},
-                         {0, r *P *Q, 0, -r *(P + Q), 0, r},
-                         {0, -P * Q * R, 0, P *Q + P *R + Q *R, 0, -(P + Q + R), 0, 1}};
+                         {0, P *Q, 0, -(P + Q), 0, 1},
+                         {0, -P * Q * R, 0, P *Q + P *R + Q *R, 0, -(P + Q + R), 0, 1},
+                         [MOST] = {0, p, 0, q, 0, r}};
 static const table g5 = {{-1 / (P * Q * R)},
                          {1 / Np, 0, P / Np, 0, P *P / Np},
-                         {0, p / Np, 0, p *P / Np},
+                         {0, 1 / Np, 0, P / Np},
                          {1 / Nq, 0, Q / Nq, 0, Q *Q / Nq},
-                         {0, q / Nq, 0, q *Q / Nq},
+                         {0, 1 / Nq, 0, Q / Nq},
                          {1 / Nr, 0, R / Nr, 0, R *R / Nr},
-                         {0, r / Nr, 0, r *R / Nr},
-                         {0, 0, 0, 0, 1}};
-static const table a5 = {{1},       {1, 0, P}, {0, p, 0, p *P}, {1, 0, Q}, {0, q, 0, q *Q},
-                         {1, 0, R}, {0, r, 0, r *R}, {0, 0, 0, 1}};
+                         {0, 1 / Nr, 0, R / Nr},
+                         {0, 0, 0, 0, 1},
+                         [MOST] = {0, p, 0, q, 0, r}};
+static const table a5 = {{1},       {1, 0, P}, {0, 1, 0, P}, {1, 0, Q}, {0, 1, 0, Q},
+                         {1, 0, R}, {0, 1, 0, R}, {0, 0, 0, 1}, [MOST] = {0, p, 0, q, 0, r}};
 #undef p
 #undef q
 #undef r
@@ -105,20 +109,27 @@ static const table a5 = {{1},       {1, 0, P}, {0, p, 0, p *P}, {1, 0, Q}, {0, q
 #undef Nq
 #undef Nr
 
+/* sum over j of t[j] from[j], from the last on: that of most rows is 1. */
+INLINE vec combine(const float *t, int n, const vec *from, int from_step) {
+    vec sum = {0};
+    int begun = 0;
+    UNROLL for (int j = n - 1; j >= 0; j--) {
+        if (t[j] == 0) continue;
+        sum = begun ? sum + t[j] * from[j * from_step] : t[j] * from[j * from_step];
+        begun = 1;
+    }
+    return sum;
+}
+
 /* to = T from: `n` values at the alpha points. */
 INLINE void spread(int alpha, const table t, int n, const vec *from, int from_step, vec *to, int to_step) {
-    vec part[MOST];
-    UNROLL for (int i = 0; i < alpha; i++) {
-        part[i] = (vec){0};
-        UNROLL for (int j = 0; j < n; j++)
-            if (t[i][j] != 0) part[i] = part[i] + t[i][j] * from[j * from_step];
-    }
-    to[0] = part[0];
+    to[0] = combine(t[0], n, from, from_step);
     UNROLL for (int i = 1; i < alpha - 1; i += 2) {
-        to[i * to_step] = part[i] + part[i + 1];
-        to[(i + 1) * to_step] = part[i] - part[i + 1];
+        const vec even = combine(t[i], n, from, from_step), odd = combine(t[i + 1], n, from, from_step);
+        to[i * to_step] = even + t[MOST][i] * odd;
+        to[(i + 1) * to_step] = even - t[MOST][i] * odd;
     }
-    to[(alpha - 1) * to_step] = part[alpha - 1];
+    to[(alpha - 1) * to_step] = combine(t[alpha - 1], n, from, from_step);
 }
 
 /* to = T' from: the alpha points to `n` values. */
@@ -131,10 +142,10 @@ INLINE void collect(int alpha, const table t, int n, const vec *from, int from_s
     }
     part[alpha - 1] = from[(alpha - 1) * from_step];
     UNROLL for (int j = 0; j < n; j++) {
-        vec sum = {0};
-        UNROLL for (int i = 0; i < alpha; i++)
-            if (t[i][j] != 0) sum = sum + t[i][j] * part[i];
-        to[j * to_step] = sum;
+        float factor[MOST];
+        UNROLL for (int i = 0; i < alpha; i++) factor[i] = t[i][j] * (i % 2 || i == 0 ? 1 : t[MOST][i - 1]);
+        factor[alpha - 1] = t[alpha - 1][j];
+        to[j * to_step] = combine(factor, alpha, part, 1);
     }
 }
 
@@ -181,47 +192,91 @@ static int64_t count_tiles(const layer *l) { return l->images * l->tiles[0] * l-
 /* Pointers to the n x n pixels of a map from `at` on; outside, to zeros. */
 static void locate_pixels(const float **pixel, int n, const map_view *map, int64_t image, const int64_t size[2],
                           const int64_t at[2], const float *zeros) {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        const int64_t h = at[0] + i, columns = h >= 0 && h < size[0] ? size[1] : 0;
+        const float *row = map->origin + image * map->n + h * map->s[1];
         for (int j = 0; j < n; j++) {
-            const int64_t h = at[0] + i, w = at[1] + j;
-            const int inside = h >= 0 && h < size[0] && w >= 0 && w < size[1];
-            pixel[i * n + j] = inside ? map->origin + image * map->n + h * map->s[1] + w * map->s[2] : zeros;
+            const int64_t w = at[1] + j;
+            pixel[i * n + j] = w >= 0 && w < columns ? row + w * map->s[2] : zeros;
         }
+    }
 }
 
-/* The n x n pixels at `pixel`, transformed, to alpha^2 matrices `stride` apart; channel c at to + c / width * block +
- * c % width. */
-INLINE void spread_tile(int alpha, const table t, int n, const float *const *pixel, int64_t channels, float *to,
-                        int64_t stride, int64_t width, int64_t block) {
+/* How transformed tiles stand: channel c of point p of tile i at i / MR * panel + i % MR * row + p * point +
+ * c / width * block + c % width. */
+typedef struct {
+    int64_t panel, row, point, width, block;
+} tile_layout;
+
+/* The n x n pixels at `pixel`, transformed; those at `next` are fetched meanwhile. */
+INLINE void spread_tile(int alpha, const table t, int n, const float *const *pixel, const float *const *next,
+                        int64_t channels, float *to, const tile_layout *layout) {
     for (int64_t c = 0; c < channels; c += V) {
-        vec half[MOST * MOST];
-        const int64_t lanes = channels - c;
+        vec half[MOST * MOST], rest[MOST * MOST];
+        const float *from[MOST * MOST];
+        UNROLL for (int i = 0; i < n * n; i++) from[i] = pixel[i] + c;
+        if (c % LINE == 0)
+            for (int i = 0; i < n * n; i++) __builtin_prefetch(next[i] + c);
+        if (channels - c < V) /* the last channels, filled up with 0, so that the loads below need not ask */
+            for (int i = 0; i < n * n; i++) {
+                rest[i] = load_n_f32(from[i], channels - c);
+                from[i] = (const float *)(rest + i);
+            }
         UNROLL for (int j = 0; j < n; j++) {
             vec column[MOST];
-            UNROLL for (int i = 0; i < n; i++) column[i] = load_n_f32(pixel[i * n + j] + c, lanes);
+            UNROLL for (int i = 0; i < n; i++) column[i] = load_f32(from[i * n + j]);
             spread(alpha, t, n, column, 1, half + j, n);
         }
-        spread_rows(alpha, t, n, half, to + c / width * block + c % width, stride);
+        spread_rows(alpha, t, n, half, to + c / layout->width * layout->block + c % layout->width, layout->point);
     }
 }
 
-/* MR rows of one block of maps: to[m][lane] = sum over t of from[m * row_step + t * term_step] factor[t][lane], or that
- * added. */
+/* The transforms of both kernels are chosen inside the parallel loops: what OpenMP takes out of a function no longer
+ * sees that function's constants. */
+static void tile_in(const layer *l, int of_outputs, const float *const *pixel, const float *const *next, float *to,
+                    const tile_layout *layout) {
+    if (l->kernel == 3) {
+        if (of_outputs) spread_tile(6, a3, M, pixel, next, l->channels, to, layout);
+        else spread_tile(6, b3, 6, pixel, next, l->channels, to, layout);
+    } else {
+        if (of_outputs) spread_tile(8, a5, M, pixel, next, l->channels, to, layout);
+        else spread_tile(8, b5, 8, pixel, next, l->channels, to, layout);
+    }
+}
+
+/* `rows` tiles of l->in from number `first` on (B' d B, or A e A' if it is a map `of_outputs`); from `count` on the last
+ * of them again. */
+static void tiles_in(const layer *l, int of_outputs, int64_t first, int64_t count, int64_t rows, const float *zeros,
+                     float *to, const tile_layout *layout) {
+    const float *pixel[2][MOST * MOST];
+    for (int64_t i = -1; i < rows; i++) {
+        int64_t n, at[2];
+        locate_tile(l, first + MIN(i + 1, count - 1), &n, at);
+        for (int a = 0; a < 2; a++) at[a] -= l->begin[a];
+        locate_pixels(pixel[(i + 1) % 2], of_outputs ? M : l->alpha, &l->in, n, l->size, at, zeros);
+        if (i >= 0)
+            tile_in(l, of_outputs, pixel[i % 2], pixel[(i + 1) % 2], to + i / MR * layout->panel + i % MR * layout->row,
+                    layout);
+    }
+}
+
+/* MR rows, or one less, of one block of maps: to[m][lane] = sum over t of from[m * row_step + t * term_step]
+ * factor[t][lane], or that added. */
 #define TERMS 32 /* sums are cut: two levels round less than one */
-INLINE void multiply_tile(float *to, const float *from, int64_t row_step, int64_t term_step, const float *factor,
-                          int64_t terms, int add) {
+INLINE void multiply_tile(int rows, float *to, const float *from, int64_t row_step, int64_t term_step,
+                          const float *factor, int64_t terms, int add) {
     vec acc[MR][NV];
-    UNROLL for (int m = 0; m < MR; m++) {
+    UNROLL for (int m = 0; m < rows; m++) {
         UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (vec){0};
     }
-    for (int64_t t = 0; t < terms; t++) {
+    _Pragma("GCC unroll 8") for (int64_t t = 0; t < terms; t++) {
         vec lanes[NV];
         UNROLL for (int v = 0; v < NV; v++) lanes[v] = load_f32(factor + t * BLOCK + v * V);
-        UNROLL for (int m = 0; m < MR; m++) {
+        UNROLL for (int m = 0; m < rows; m++) {
             UNROLL for (int v = 0; v < NV; v++) acc[m][v] += lanes[v] * from[m * row_step + t * term_step];
         }
     }
-    UNROLL for (int m = 0; m < MR; m++) {
+    UNROLL for (int m = 0; m < rows; m++) {
         UNROLL for (int v = 0; v < NV; v++) {
             float *at = to + m * BLOCK + v * V;
             store_f32(at, add ? load_f32(at) + acc[m][v] : acc[m][v]);
@@ -229,30 +284,10 @@ INLINE void multiply_tile(float *to, const float *from, int64_t row_step, int64_
     }
 }
 
-/* to[block][row][lane] = sum over terms of from[row][term] factor[block][term][lane], or that added. Rows, a multiple of
- * MR, stand row_step apart, terms term_step, their panels of TERMS panel_step. A panel of factors stays in L1 while the
- * rows go by. */
-INLINE void multiply(float *to, int64_t rows, const float *from, int64_t row_step, int64_t term_step,
-                     int64_t panel_step, const float *factor, int64_t factor_block, int64_t terms, int64_t blocks,
-                     int add) {
-    const int64_t share = cc_ceil_div(TERMS * MR, rows); /* of the next panel of factors, fetched during one tile */
-    for (int64_t b = 0; b < blocks; b++)
-        for (int64_t t = 0; t < terms; t += TERMS)
-            for (int64_t r = 0; r < rows; r += MR) {
-                const float *panel = factor + b * factor_block + t * BLOCK;
-                for (int64_t i = 0; i < share * BLOCK; i += LINE)
-                    __builtin_prefetch(panel + TERMS * BLOCK + r / MR * share * BLOCK + i);
-                multiply_tile(to + (b * rows + r) * BLOCK, from + r * row_step + t / TERMS * panel_step, row_step,
-                              term_step, panel, MIN(TERMS, terms - t), add || t > 0);
-            }
-}
-
-/* The transforms of both kernels are chosen inside the parallel loops: what OpenMP takes out of a function no longer
- * sees that function's constants. */
-static void tile_in(const layer *l, const float *const *pixel, float *to, int64_t stride, int64_t width,
-                    int64_t block) {
-    if (l->kernel == 3) spread_tile(6, b3, 6, pixel, l->channels, to, stride, width, block);
-    else spread_tile(8, b5, 8, pixel, l->channels, to, stride, width, block);
+/* Part `i` of `parts` of the TERMS factors behind these, fetched meanwhile. */
+INLINE void fetch_factors(const float *factor, int64_t i, int64_t parts) {
+    const int64_t share = cc_ceil_div(TERMS, parts) * BLOCK;
+    for (int64_t j = 0; j < share; j += LINE) __builtin_prefetch(factor + TERMS * BLOCK + i * share + j);
 }
 
 /* to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns: in squares of V, the last ones moved back
