@@ -16,11 +16,14 @@
  *   sums side by side, not in c           one core, y 5.2, dx 5.2, dw 5.6: 4.4 in tiles, 0.35 to copy a and b
  *   KC of all blocks before the next KC   y the same, dx 3 % faster, dw 28 % (two cores, caches cold: 15 %), in turns:
  *                                         4 BLOCK elements of a row of c are stored at once
+ *   rows of b, where contiguous, copied   dx 5 %, dw 2 % faster (two cores, caches cold, in turns), dx of 32 x 4096 ->
+ *   for all blocks at once                4096 27 %: of one block, a row is a line in a page of its own
  *
  * The inner loop runs at 99 % of the multiply-add peak with 256 terms from L1 (93 % with 32), and unrolling it, or 4 rows
  * by 3 vectors, changes nothing. Of y's time on one core 85 % are tiles, 10 % copying w turned, 3 % copying x; of dx 79,
  * 15 and 1 %; of dw 76 %, 9 % copying x, 15 % storing. No gain, in turns: asking for the next columns of b, or for the
- * lines of c that will be stored, while tiles are multiplied (y and dx within 2 %, dw 0 to 8 % slower).
+ * lines of c that will be stored, while tiles are multiplied (y and dx within 2 %, dw 0 to 8 % slower); transposing with
+ * half the shuffles (those within 16 bytes first: 24 for 48, alone 10 to 8 ns), y the same.
  */
 #include "twice.h"
 
@@ -32,6 +35,7 @@
 #define TILES 32       /* of a, per task: so many rows share a copy of b */
 #define COLUMN_BLOCKS 4 /* of b, per task */
 #endif
+#define STRIP (COLUMN_BLOCKS * BLOCK) /* their columns */
 
 /* Element (i, j) stands at data[i * down + j * along]. */
 #define matrix FN(cc_matrix)
@@ -46,6 +50,13 @@ static void FN(pack_tiles)(REAL *to, matrix a, int64_t rows, int64_t depth) {
         for (int64_t k = 0; k < depth; k++)
             for (int m = 0; m < MR; m++) to[(t * depth + k) * MR + m] = m < some ? from[m * a.down + k * a.along] : 0;
     }
+}
+
+/* `depth` rows of a strip of b whose rows are contiguous, as [block][KC][lane]: a row's lines are read together. */
+static void FN(pack_strip)(REAL *to, matrix b, int64_t depth) {
+    for (int64_t k = 0; k < depth; k++)
+        for (int v = 0; v < STRIP / V; v++)
+            FN(store)(to + (v / NV * KC + k) * BLOCK + v % NV * V, FN(load)(b.data + k * b.down + v * V));
 }
 
 /* `depth` rows of a block of `lanes` columns of b as [k][lane]; lanes behind the last are 0. */
@@ -87,7 +98,8 @@ INLINE void FN(multiply_tile)(REAL total[MR * BLOCK], const REAL *a, const REAL 
  * share few sets of the cache. */
 static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t lanes, int64_t depth, const REAL *tiles,
                                  matrix b, const REAL *start) {
-    REAL columns[KC * BLOCK] __attribute__((aligned(64)));
+    const int strip = lanes == STRIP && b.along == 1;
+    REAL columns[COLUMN_BLOCKS][KC * BLOCK] __attribute__((aligned(64)));
     REAL total[COLUMN_BLOCKS][TILES * MR * BLOCK] __attribute__((aligned(64)));
     for (int64_t n = 0; n < lanes; n += BLOCK) {
         REAL first[BLOCK] = {0};
@@ -96,11 +108,14 @@ static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t l
     }
     for (int64_t k = 0; k < depth; k += KC) {
         const int64_t some = MIN(KC, depth - k);
+        const matrix part = {b.data + k * b.down, b.down, b.along};
+        if (strip) FN(pack_strip)(columns[0], part, some);
         for (int64_t n = 0; n < lanes; n += BLOCK) {
-            const matrix part = {b.data + k * b.down + n * b.along, b.down, b.along};
-            FN(pack_columns)(columns, part, some, MIN(BLOCK, lanes - n));
+            REAL *block = columns[strip ? n / BLOCK : 0]; /* alone, it stays in L1 */
+            if (!strip)
+                FN(pack_columns)(block, (matrix){part.data + n * b.along, b.down, b.along}, some, MIN(BLOCK, lanes - n));
             for (int64_t m = 0; m < rows; m += MR)
-                FN(multiply_tile)(total[n / BLOCK] + m * BLOCK, tiles + m * depth + k * MR, columns, some);
+                FN(multiply_tile)(total[n / BLOCK] + m * BLOCK, tiles + m * depth + k * MR, block, some);
         }
     }
     for (int64_t m = 0; m < rows; m++)
@@ -113,7 +128,7 @@ static int64_t FN(tile_space)(int64_t rows, int64_t depth) { return cc_round_up(
 
 static void FN(multiply)(REAL *c, int64_t rows, int64_t width, int64_t depth, matrix a, matrix b, const REAL *start,
                          REAL *tiles) {
-    const int64_t row_step = TILES * MR, column_step = COLUMN_BLOCKS * BLOCK, column_tasks = cc_ceil_div(width, column_step);
+    const int64_t row_step = TILES * MR, column_step = STRIP, column_tasks = cc_ceil_div(width, column_step);
     FN(pack_tiles)(tiles, a, rows, depth);
     PARALLEL_FOR
     for (int64_t task = 0; task < cc_ceil_div(rows, row_step) * column_tasks; task++) {
