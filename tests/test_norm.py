@@ -81,9 +81,9 @@ def test_alpha_over_size_divides_by_the_whole_window(engine):
 
 
 @engines
-@pytest.mark.parametrize("large", [1e15, math.inf])
+@pytest.mark.parametrize("large", [1e15, 1e20, math.inf])
 def test_what_is_large_touches_its_window_alone(engine, large):
-    """Sums that slide by subtracting would leave their rounding, or a NaN, behind."""
+    """Sums that slide by subtracting would leave their rounding, or a NaN, behind. The square of 1e20 is infinite."""
     x = np.ones((1, 9, 1, 9), np.float32)
     x[0, 3, 0, 3] = large
     for op, attrs, far in (
@@ -95,6 +95,8 @@ def test_what_is_large_touches_its_window_alone(engine, large):
         alone, _ = compute("numpy", op, np.ones_like(x), alpha=1.0, k=1.0, **attrs)
         np.testing.assert_allclose(y[far], alone[far], rtol=1e-6)
         assert np.isnan(y[0, 3, 0, 3]) == math.isinf(large)
+        near = y[0, 2:5, 0, 3] if op is cc.ops.lrn else y[0, 3, 0, 2:5]
+        assert large == 1e15 or not near[[0, 2]].any()
 
 
 @engines
