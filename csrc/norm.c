@@ -27,7 +27,7 @@
  * In the first cache, channels last, a vector's squares take 1.9 cycles, its power and y 9.6 (10.7 if every d is
  * asked), direct and shared 11.2, its dx 7.8: 11.5 forward, 21 backward. Of that sums take 2.4 and 3, the power 4,
  * rows' beginnings 2 and 4. They are the limit, not memory: backward takes 0.84 of its cold time if all blocks lie at
- * one place, and 0.77 without power and sums. (Reading x and dy and writing dx side by side takes 0.66 of a plain pass.)
+ * one place, and 0.77 without power and sums. (Reading x and dy and writing dx side by side takes 0.66 of a pass.)
  * What gained nothing: one step with seven terms from d's bits alone in place of the guesses (power 8.9); its terms in
  * pairs; sums of a width known when compiling, or added in pairs; neighbours by shuffles in place of buffers, so that
  * all is one pass (0.8 times as fast forward, 0.6 backward); one to eight vectors at a time; other sizes of blocks; a
