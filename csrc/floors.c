@@ -54,6 +54,7 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
  * is cheapest of each: the exponential of x <= 0, the logarithm of a normal number, words that never become uniforms. */
 void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms) {
     const philox_key key = spread_key((uint64_t[]){1, 2});
+    const philox_start start = start_blocks(&key, 0);
 #pragma omp parallel num_threads(cc_threads)
     {
         REAL x[MATH_BLOCK], y[MATH_BLOCK];
@@ -74,11 +75,13 @@ void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms
 #pragma omp for schedule(static)
         for (int64_t at = 0; at < uniforms; at += MATH_BLOCK)
             for (int64_t i = 0; i < MATH_BLOCK; i += AT_ONCE) {
-                words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR];
-                for (int j = 0; j < PAIR; j++)
-                    for (int l = 0; l < L; l++) c0[j][l] = (uint64_t)(j * L + l);
-                philox_rounds(c0, c1, c2, c3, (uint64_t)(at + i) / 4, &key);
-                UNROLL for (int j = 0; j < PAIR; j++) all ^= c0[j] ^ c1[j] ^ c2[j] ^ c3[j];
+                words c[PAIR][4];
+                for (int j = 0; j < PAIR; j++) {
+                    for (int l = 0; l < L; l++) c[j][0][l] = (uint32_t)(j * L + l);
+                    c[j][0] += (uint32_t)((at + i) / 4);
+                }
+                philox(c, &key, &start);
+                UNROLL for (int j = 0; j < PAIR; j++) all ^= c[j][0] ^ c[j][1] ^ c[j][2] ^ c[j][3];
             }
         USED(&all);
     }

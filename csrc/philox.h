@@ -1,7 +1,18 @@
-/* Philox4x32-10 in lanes: a vector holds one 32-bit word of L blocks in its 64-bit lanes, so that one instruction makes
- * L products of 32 x 32 bits. The upper halves hold rubbish between rounds; the products ignore them. Two vectors go
- * side by side, because a round is a chain of dependent steps. The numbers are those of cnncore/ops/random.py.
- * Included by kernel files, after twice.h and channels_last.h. */
+/* Philox4x32-10 in lanes: a vector holds the same 32-bit word of L blocks. The numbers are those of
+ * cnncore/ops/random.py. Included by kernel files, after twice.h and channels_last.h.
+ *
+ * A round multiplies two words, 32 x 32 to 64 bits. Of 8 such products, AVX2 makes the even four and the odd four: a
+ * shift and two products, a shuffle that collects the upper halves, a product that is the lower halves, two xors; 7
+ * instructions. Of a block the counter's upper three words are the same in all lanes, and so is half of what the first
+ * three rounds do; it is done once. A word then takes 3.9 instructions, which Zen 3 starts four of in a cycle, and
+ * measured 1.4 cycles, because a round waits 7 cycles for itself and no more than two vectors side by side find room in
+ * registers. Steps, in cycles a word (AVX2, hot, one thread), of words alone, bytes that say what is kept, uniforms:
+ *     one word of 4 blocks in 64-bit lanes, 5 instructions a word      1.7, 2.1, 3.4
+ *     the first rounds' constants once                                 1.7: not the instructions were the limit
+ *     32-bit lanes, upper halves by a shift and a blend                1.55
+ *     by a shuffle                                                     1.4, 1.6, 1.8
+ * What gained nothing: four vectors side by side (1.3, but with what they spill 1.4 or 1.9, as the stack lies), the key
+ * first in every xor (a shorter chain; GCC puts it last), the signs turned by the last key in place of a shift. */
 
 #ifndef PHILOX_H
 #define PHILOX_H
@@ -9,129 +20,145 @@
 #include <immintrin.h>
 #endif
 
-typedef uint64_t words __attribute__((vector_size(CC_VECTOR_BYTES)));
-typedef int32_t halves __attribute__((vector_size(CC_VECTOR_BYTES)));
-typedef uint32_t unsigned_halves __attribute__((vector_size(CC_VECTOR_BYTES)));
-#define L (CC_VECTOR_BYTES / 8)
+typedef uint32_t words __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef int32_t signed_words __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef float word_floats __attribute__((vector_size(CC_VECTOR_BYTES)));
+typedef uint64_t longs __attribute__((vector_size(CC_VECTOR_BYTES)));
+#define L (CC_VECTOR_BYTES / 4)
 #define PAIR 2
 #define AT_ONCE (PAIR * L * 4) /* uniforms */
 #define ROUNDS 10
+#define M0 0xD2511F53u
+#define M1 0xCD9E8D57u
+#define SAME_UPPER ((int64_t)4 << 32) /* uniforms of blocks whose numbers have the same upper half */
 
-/* Every round's key, and the upper half of the blocks' counters. */
-typedef struct { words k0[ROUNDS], k1[ROUNDS], c2, c3; } philox_key;
+/* Every round's key, with what the counter's words 2 and 3, which are the draw's, bring into rounds 1 and 2; and word 0
+ * after round 1, but for the upper half of the block's number. */
+typedef struct { words k0[ROUNDS], k1[ROUNDS]; uint32_t c0; } philox_key;
 
 static philox_key spread_key(const uint64_t key[2]) {
     const words zero = {0};
+    const uint64_t p1 = (uint64_t)M1 * (uint32_t)key[1];
     uint32_t k0 = (uint32_t)key[0], k1 = (uint32_t)(key[0] >> 32);
-    philox_key k = {.c2 = zero + key[1], .c3 = zero + (key[1] >> 32)};
+    philox_key k = {.c0 = (uint32_t)(p1 >> 32) ^ k0};
     for (int round = 0; round < ROUNDS; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
         k.k0[round] = zero + k0;
         k.k1[round] = zero + k1;
     }
+    k.k1[0] ^= (uint32_t)(key[1] >> 32);
+    k.k0[1] ^= (uint32_t)p1;
     return k;
 }
 
-INLINE words low_product(words a, uint64_t b) {
+/* What of rounds 2 and 3 is the same for all blocks whose numbers have this upper half: the product of word 0, with the
+ * keys it meets. */
+typedef struct { words second, third; } philox_start;
+
+static inline philox_start start_blocks(const philox_key *k, int64_t upper) {
+    const uint64_t p0 = (uint64_t)M0 * (k->c0 ^ (uint32_t)upper);
+    return (philox_start){k->k1[1] ^ (uint32_t)(p0 >> 32), k->k1[2] ^ (uint32_t)p0};
+}
+
+/* Of the even words of a */
+INLINE longs product(longs a, uint32_t b) {
 #if defined(__AVX512F__) && CC_VECTOR_BYTES == 64
-    return (words)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64((long long)b));
+    return (longs)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi32((int)b));
 #elif defined(__AVX2__) && CC_VECTOR_BYTES == 32
-    return (words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x((long long)b));
+    return (longs)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi32((int)b));
 #elif defined(__SSE2__) && CC_VECTOR_BYTES == 16
-    return (words)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x((long long)b));
+    return (longs)_mm_mul_epu32((__m128i)a, _mm_set1_epi32((int)b));
 #else
     return (a & 0xFFFFFFFFu) * b;
 #endif
 }
 
-/* a0 b0 a1 b1 ... */
-INLINE void interleave(uint64_t *to, words a, words b) {
+/* From every four lanes of a (numbers 0 to 3) and the same four of b (4 to 7), those numbered w, x, y, z; in GCC as
+ * floats, of which that is one instruction. */
+INLINE words pick(words a, words b, int w, int x, int y, int z) {
+    const int number[4] = {w, x, y, z};
+    words picked;
 #ifdef __clang__
     for (int i = 0; i < L; i++) {
-        to[2 * i] = a[i];
-        to[2 * i + 1] = b[i];
+        const int from = number[i % 4];
+        picked[i] = from < 4 ? a[i / 4 * 4 + from] : b[i / 4 * 4 + from - 4];
     }
 #else
-    words low, high;
-    UNROLL for (int i = 0; i < L; i++) {
-        low[i] = i / 2 + i % 2 * L;
-        high[i] = low[i] + L / 2;
-    }
-    low = __builtin_shuffle(a, b, low);
-    high = __builtin_shuffle(a, b, high);
-    memcpy(to, &low, sizeof low);
-    memcpy(to + L, &high, sizeof high);
+    UNROLL for (int i = 0; i < L; i++) picked[i] = i / 4 * 4 + number[i % 4] % 4 + number[i % 4] / 4 * L;
+    picked = (words)__builtin_shuffle((word_floats)a, (word_floats)b, (signed_words)picked);
 #endif
+    return picked;
 }
 
-/* Block counters to words: c0 comes in counting from 0, and c0 to c3 are the words of blocks `first` on. */
-INLINE void philox_rounds(words c0[PAIR], words c1[PAIR], words c2[PAIR], words c3[PAIR], uint64_t first,
-                          const philox_key *k) {
+/* The upper halves of a b, the two middle lanes of every four exchanged */
+INLINE words high_product(words a, uint32_t b) {
+    const words even = (words)product((longs)a, b), odd = (words)product((longs)a >> 32, b);
+    return pick(even, odd, 1, 3, 5, 7);
+}
+
+/* Words 1 and 3 lag behind words 0 and 2 by a round, and so by an exchange of lanes: then they meet. */
+INLINE void philox_round(words c[4], words k0, words k1) {
+    const words high0 = high_product(c[0], M0), high1 = high_product(c[2], M1), low0 = c[0] * M0, low1 = c[2] * M1;
+    c[0] = high1 ^ c[1] ^ k0;
+    c[1] = low1;
+    c[2] = high0 ^ c[3] ^ k1;
+    c[3] = low0;
+}
+
+/* The words of blocks; the lower halves of their numbers come in as word 0. */
+INLINE void philox(words c[PAIR][4], const philox_key *k, const philox_start *start) {
     for (int j = 0; j < PAIR; j++) {
-        c0[j] += first;
-        c1[j] = c0[j] >> 32;
-        c2[j] = k->c2;
-        c3[j] = k->c3;
+        const words number = c[j][0], c2 = high_product(number, M0) ^ k->k1[0];
+        c[j][0] = high_product(c2, M1) ^ k->k0[1];
+        c[j][1] = c2 * M1;
+        c[j][2] = (number * M0) ^ start->second;
+        c[j][3] = (words){0};
+        philox_round(c[j], k->k0[2], start->third);
     }
-    for (int round = 0; round < ROUNDS; round++)
-        for (int j = 0; j < PAIR; j++) {
-            const words p0 = low_product(c0[j], 0xD2511F53u), p1 = low_product(c2[j], 0xCD9E8D57u);
-            c0[j] = (p1 >> 32) ^ c1[j] ^ k->k0[round];
-            c1[j] = p1;
-            c2[j] = (p0 >> 32) ^ c3[j] ^ k->k1[round];
-            c3[j] = p0;
-        }
-}
-
-/* The words of AT_ONCE / 4 blocks from block `first` on, in order. */
-INLINE void philox(uint32_t word[AT_ONCE], uint64_t first, const philox_key *k) {
-    words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR];
+    UNROLL for (int round = 3; round < ROUNDS; round++)
+        for (int j = 0; j < PAIR; j++) philox_round(c[j], k->k0[round], k->k1[round]);
     for (int j = 0; j < PAIR; j++)
-        for (int i = 0; i < L; i++) c0[j][i] = (uint64_t)(j * L + i);
-    philox_rounds(c0, c1, c2, c3, first, k);
-    for (int j = 0; j < PAIR; j++) {
-        uint64_t two[2 * L]; /* two words each, the lower half first */
-        interleave(two, (c0[j] & 0xFFFFFFFFu) | (c1[j] << 32), (c2[j] & 0xFFFFFFFFu) | (c3[j] << 32));
-        for (int i = 0; i < 2 * L; i++) {
-            word[j * 4 * L + 2 * i] = (uint32_t)two[i];
-            word[j * 4 * L + 2 * i + 1] = (uint32_t)(two[i] >> 32);
-        }
-    }
+        for (int w = 1; w < 4; w += 2) c[j][w] = pick(c[j][w], c[j][w], 0, 2, 1, 3);
 }
 
 /* `bit` in every lane whose word is at least 2^8 `least` */
-INLINE words at_least(words w, int32_t least, uint64_t bit) {
-    const halves high = (halves)((unsigned_halves)w >> 8);
-    return (words)(high > (halves){0} + (least - 1)) & bit;
+INLINE words at_least(words w, int32_t least, uint32_t bit) {
+    return (words)((signed_words)(w >> 8) > (signed_words){0} + (least - 1)) & bit;
 }
 
-/* kept[i] = 1 where uniform number first + i is at least 2^-24 `least`, else 0. Lane i of vector j is block 2 i + j, so
- * that the words of a lane become eight adjacent bytes. What is read next, at `soon`, is fetched on the way. */
+/* kept[i] = 1 where uniform number first + i is at least 2^-24 `least`, else 0: a block's words become four adjacent
+ * bytes. What is read next, at `soon`, is fetched on the way. */
 static inline void draw_kept(uint8_t *kept, int64_t first, int64_t count, int32_t least, const philox_key *key,
                              const char *soon, int64_t soon_bytes) {
+    const int64_t same = SAME_UPPER - first % SAME_UPPER;
+    if (count > same)
+        draw_kept(kept + same, first + same, count - same, least, key, soon + same * soon_bytes, soon_bytes);
+    count = MIN(count, same);
+    const philox_start start = start_blocks(key, first / SAME_UPPER);
     for (int64_t i = -(first % 4); i < count; i += AT_ONCE) {
-        words c0[PAIR], c1[PAIR], c2[PAIR], c3[PAIR], four[PAIR];
+        words c[PAIR][4], four[PAIR];
+        for (int j = 0; j < PAIR; j++) {
+            for (int l = 0; l < L; l++) c[j][0][l] = (uint32_t)(j * L + l);
+            c[j][0] += (uint32_t)((first + i) / 4);
+        }
+        philox(c, key, &start);
         for (int j = 0; j < PAIR; j++)
-            for (int l = 0; l < L; l++) c0[j][l] = (uint64_t)(PAIR * l + j);
-        philox_rounds(c0, c1, c2, c3, (uint64_t)(first + i) / 4, key);
-        for (int j = 0; j < PAIR; j++)
-            four[j] = at_least(c0[j], least, 1) | at_least(c1[j], least, 1 << 8) | at_least(c2[j], least, 1 << 16) |
-                      at_least(c3[j], least, 1 << 24);
-        const words eight = four[0] | four[1] << 32;
+            four[j] = at_least(c[j][0], least, 1) | at_least(c[j][1], least, 1 << 8) |
+                      at_least(c[j][2], least, 1 << 16) | at_least(c[j][3], least, 1 << 24);
         const int64_t from = MAX(i, 0), to = MIN(i + AT_ONCE, count);
-        if (to - from == AT_ONCE) memcpy(kept + i, &eight, AT_ONCE);
-        else memcpy(kept + from, (const char *)&eight + (from - i), to - from);
+        if (to - from == AT_ONCE) memcpy(kept + i, four, AT_ONCE);
+        else memcpy(kept + from, (const char *)four + (from - i), to - from);
         for (int64_t line = 0; line < AT_ONCE * soon_bytes; line += 64) __builtin_prefetch(soon + from * soon_bytes + line);
     }
 }
 
 /* Eight rows of eight bytes to eight columns, in every lane: quarters change places, then quarters of quarters. */
-INLINE void turn_squares(words row[8]) {
+INLINE void turn_squares(longs row[8]) {
     static const uint64_t keep[] = {0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF};
     UNROLL for (int step = 2; step >= 0; step--) {
         UNROLL for (int i = 0; i < 8; i++) {
             const int far = 1 << step;
             if (i & far) continue;
-            const words other = ((row[i] >> 8 * far) ^ row[i + far]) & keep[step];
+            const longs other = ((row[i] >> 8 * far) ^ row[i + far]) & keep[step];
             row[i + far] ^= other;
             row[i] ^= other << 8 * far;
         }
@@ -140,30 +167,51 @@ INLINE void turn_squares(words row[8]) {
 
 /* to[column][row] = from[row][column] */
 static inline void turn_bytes(uint8_t *to, const uint8_t *from, int64_t rows, int64_t columns) {
-    const int64_t even_rows = rows - rows % 8, even_columns = columns - columns % (8 * L);
-    for (int64_t c = 0; c < even_columns; c += 8 * L)
+    const int64_t even_rows = rows - rows % 8, even_columns = columns - columns % (int64_t)sizeof(longs);
+    for (int64_t c = 0; c < even_columns; c += (int64_t)sizeof(longs))
         for (int64_t r = 0; r < even_rows; r += 8) {
-            words row[8];
-            for (int i = 0; i < 8; i++) memcpy(&row[i], from + (r + i) * columns + c, sizeof(words));
+            longs row[8];
+            for (int i = 0; i < 8; i++) memcpy(&row[i], from + (r + i) * columns + c, sizeof(longs));
             turn_squares(row);
             for (int i = 0; i < 8; i++)
-                for (int l = 0; l < L; l++) memcpy(to + (c + 8 * l + i) * rows + r, (uint64_t *)&row[i] + l, 8);
+                for (int l = 0; l < L / 2; l++) memcpy(to + (c + 8 * l + i) * rows + r, (uint64_t *)&row[i] + l, 8);
         }
     for (int64_t c = 0; c < columns; c++)
         for (int64_t r = c < even_columns ? even_rows : 0; r < rows; r++) to[c * rows + r] = from[r * columns + c];
 }
+
+/* Lane q of every four in vector w changes places with lane w in vector q. */
+INLINE void turn_fours(words c[4]) {
+    const words low02 = pick(c[0], c[2], 0, 4, 1, 5), high02 = pick(c[0], c[2], 2, 6, 3, 7);
+    const words low13 = pick(c[1], c[3], 0, 4, 1, 5), high13 = pick(c[1], c[3], 2, 6, 3, 7);
+    c[0] = pick(low02, low13, 0, 4, 1, 5);
+    c[1] = pick(low02, low13, 2, 6, 3, 7);
+    c[2] = pick(high02, high13, 0, 4, 1, 5);
+    c[3] = pick(high02, high13, 2, 6, 3, 7);
+}
 #endif
 
-/* Uniforms number `first` to `first + count` of a key. */
+/* Uniforms number `first` to `first + count` of a key. Blocks stand in lanes so that their words come in order. */
 static void FN(uniforms)(REAL *u, int64_t first, int64_t count, const philox_key *key) {
+    const int64_t same = SAME_UPPER - first % SAME_UPPER;
+    if (count > same) FN(uniforms)(u + same, first + same, count - same, key);
+    count = MIN(count, same);
+    const philox_start start = start_blocks(key, first / SAME_UPPER);
     for (int64_t i = -(first % 4); i < count; i += AT_ONCE) {
+        words c[PAIR][4];
         uint32_t word[AT_ONCE];
         REAL number[AT_ONCE];
-        philox(word, (uint64_t)(first + i) / 4, key);
+        for (int j = 0; j < PAIR; j++) {
+            for (int l = 0; l < L; l++) c[j][0][l] = (uint32_t)(j * L + l % 4 * (L / 4) + l / 4);
+            c[j][0] += (uint32_t)((first + i) / 4);
+        }
+        philox(c, key, &start);
+        for (int j = 0; j < PAIR; j++) turn_fours(c[j]);
+        memcpy(word, c, sizeof word);
         for (int j = 0; j < AT_ONCE; j++) number[j] = (REAL)(int32_t)(word[j] >> 8) * (REAL)(1.0 / (1 << 24));
-        if (i >= 0 && i + AT_ONCE <= count) memcpy(u + i, number, sizeof number);
-        else
-            for (int64_t j = MAX(i, 0); j < MIN(i + AT_ONCE, count); j++) u[j] = number[j - i];
+        const int64_t from = MAX(i, 0), to = MIN(i + AT_ONCE, count);
+        if (to - from == AT_ONCE) memcpy(u + i, number, sizeof number);
+        else memcpy(u + from, number + (from - i), (to - from) * sizeof(REAL));
     }
 }
 
