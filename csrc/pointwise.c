@@ -12,7 +12,7 @@
  *                            by masks made in registers from 64 bytes; the rest by drawing in a quarter less time.
  *                            Drawing is 1.6 of forward's 2.9 still, and with nothing read or written outside the cache
  *                            forward takes nearly as long: what is computed is the limit, not memory. So drawing and
- *                            dropping by turns of 64, 128, 512 or 2048 elements gained nothing, nor did both in one loop.
+ *                            dropping by turns of 128 to 2048 elements gained nothing, nor did both in one loop.
  */
 #include "twice.h"
 
