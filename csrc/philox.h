@@ -234,9 +234,9 @@ static inline map_draw FN(map_draw_of)(cc_in u) {
     return d;
 }
 
-/* Scratch for one piece, twice: drawn, and turned. */
+/* Scratch for one piece, which is turned on its way into the array */
 static inline int64_t FN(map_draw_bytes)(const map_draw *d) {
-    return d->given ? 0 : 2 * cc_round_up(d->step * d->channels * (int64_t)sizeof(REAL), 64);
+    return d->channels > 1 ? cc_round_up(d->step * d->channels * (int64_t)sizeof(REAL), 64) : 0;
 }
 
 #define map_piece FN(cc_map_piece)
@@ -254,14 +254,11 @@ static inline map_piece FN(piece_of)(const map_draw *d, int64_t i) {
                        d->given ? d->given + at : NULL};
 }
 
-/* Piece i: its uniforms where they are given, or drawn into the scratch. */
-static inline map_piece FN(draw_piece)(const map_draw *d, int64_t i, char *scratch) {
-    map_piece piece = FN(piece_of)(d, i);
-    if (d->given) return piece;
-    REAL *u = (REAL *)scratch, *turned = (REAL *)(scratch + FN(map_draw_bytes)(d) / 2);
+/* Piece i of the uniforms, drawn into their array */
+static inline void FN(draw_piece)(const map_draw *d, int64_t i, REAL *u, char *scratch) {
+    const map_piece piece = FN(piece_of)(d, i);
+    REAL *drawn = d->channels > 1 ? (REAL *)scratch : u + piece.at;
     for (int64_t c = 0; c < d->channels; c++)
-        FN(uniforms)(u + c * piece.pixels, piece.first + c * d->pixels, piece.pixels, &d->key);
-    if (d->channels > 1) FN(pack_row)(turned, u, piece.pixels, d->channels, 1, piece.pixels);
-    piece.u = d->channels > 1 ? turned : u;
-    return piece;
+        FN(uniforms)(drawn + c * piece.pixels, piece.first + c * d->pixels, piece.pixels, &d->key);
+    if (d->channels > 1) FN(pack_row)(u + piece.at, drawn, piece.pixels, d->channels, 1, piece.pixels);
 }
