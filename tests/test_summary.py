@@ -77,8 +77,8 @@ def test_the_memory_is_what_the_pool_holds_in_a_training_step_and_in_inference(n
 @NEEDS_C
 def test_what_lenet_keeps_by_hand():
     n = 128
-    maps = 2 * 32 * 14 * 14 + 2 * 64 * 7 * 7  # of both stages the winners and, pooled and rectified, the maps
-    rows = 64 * 7 * 7 + 512 + 512 + 10  # flattened; hidden, before and behind dropout; y
+    maps = 2 * 32 * 14 * 14 + 64 * 7 * 7  # of both stages the winners, and of the first the maps: its results
+    rows = 64 * 7 * 7 + 512 + 512 + 10  # the second's, flattened; hidden, before and behind dropout; y
     mask = n * 512
     assert cc.models.summary(cc.models.lenet(), (n, 1, 28, 28)).memory.kept == 4 * n * (maps + rows) + mask
 
