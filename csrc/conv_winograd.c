@@ -172,20 +172,14 @@ static void convolve(const layer *l, const space *s, const float *bias, float *y
     }
 }
 
-/* Without fused multiply-add, 5x5 on the smallest maps misses its bound in tests/test_winograd.py: 1.2e-5 of the
- * largest |dx|, 1e-5 allowed. */
-#if defined(__FMA__) || defined(__aarch64__)
-#define LARGEST 5
-#else
-#define LARGEST 3
-#endif
-
-/* Whether there is a way at all: what conv.py's rule asks of algorithm="winograd", and LARGEST. */
+/* Whether there is a way at all: what conv.py's rule asks of algorithm="winograd", and of 5x5 that outputs fill a tile
+ * along both axes. Of fewer, the largest error passes the bound in tests/test_winograd.py: of one output, that of dx or
+ * dw is 1.5e-5 of the largest result for one seed of ten, 1e-5 allowed. */
 static int possible(const cc_window *w) {
     for (int a = 0; a < 3; a++)
         if (w->stride[a] != 1 || w->dilation[a] != 1) return 0;
     return w->size[0] == 1 && w->out[0] == 1 && w->kernel[0] == 1 && w->kernel[1] == w->kernel[2] &&
-           (w->kernel[1] == 3 || w->kernel[1] == 5) && w->kernel[1] <= LARGEST;
+           (w->kernel[1] == 3 || (w->kernel[1] == 5 && MIN(w->out[1], w->out[2]) >= M));
 }
 
 /* The cost model of algorithm="auto", in multiply-adds, which run as fast as the direct kernel's: bench/algorithms.py

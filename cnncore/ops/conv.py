@@ -36,8 +36,8 @@ def conv_rule(
     `algorithm`: how the C kernels compute it. "direct" sums the products above as they stand. "winograd" transforms
     tiles of 4x4 outputs, for 3x3 and 5x5 kernels of stride and dilation 1 in float32: 4 and 6.25 times fewer
     multiplications, and about 1e-6 and 3e-6 of |y| as error (docs/architecture.md). "auto" takes the cheaper one, in
-    float64 always the direct one. NumPy and CUDA compute as with "direct", and so does, for 5x5, a processor without
-    fused multiply-add. The largest error of 5x5 on a map of a window or two may pass 1e-5 of the largest result.
+    float64 always the direct one. NumPy and CUDA compute as with "direct", and so does C for 5x5 where y is smaller
+    than a tile along an axis: there the largest error would pass 1e-5 of the largest result.
 
     Raises ShapeError, DTypeError, CnncoreError.
     Source: the paper's 1.1 and 1.3; groups are Krizhevsky et al. 2012's split over two GPUs;
