@@ -30,6 +30,7 @@ typedef uint64_t longs __attribute__((vector_size(CC_VECTOR_BYTES)));
 #define ROUNDS 10
 #define M0 0xD2511F53u
 #define M1 0xCD9E8D57u
+#define PIECE_WORDS 8192 /* of maps, in a piece that stays in cache */
 #define SAME_UPPER ((int64_t)4 << 32) /* uniforms of blocks whose numbers have the same upper half */
 
 /* Every round's key, with what the counter's words 2 and 3, which are the draw's, bring into rounds 1 and 2; and word 0
@@ -125,8 +126,23 @@ INLINE words at_least(words w, int32_t least, uint32_t bit) {
     return (words)((signed_words)(w >> 8) > (signed_words){0} + (least - 1)) & bit;
 }
 
-/* kept[i] = 1 where uniform number first + i is at least 2^-24 `least`, else 0: a block's words become four adjacent
- * bytes. What is read next, at `soon`, is fetched on the way. */
+/* kept[i] = 1 where uniform number i of the blocks from `number` on is at least 2^-24 `least`, else 0: a block's words
+ * become four adjacent bytes. */
+INLINE void keep_some(uint8_t kept[AT_ONCE], uint32_t number, int32_t least, const philox_key *key,
+                      const philox_start *start) {
+    words c[PAIR][4], four[PAIR];
+    for (int j = 0; j < PAIR; j++) {
+        for (int l = 0; l < L; l++) c[j][0][l] = (uint32_t)(j * L + l);
+        c[j][0] += number;
+    }
+    philox(c, key, start);
+    for (int j = 0; j < PAIR; j++)
+        four[j] = at_least(c[j][0], least, 1) | at_least(c[j][1], least, 1 << 8) |
+                  at_least(c[j][2], least, 1 << 16) | at_least(c[j][3], least, 1 << 24);
+    memcpy(kept, four, AT_ONCE);
+}
+
+/* The same for uniforms number `first` to `first + count`. What is read next, at `soon`, is fetched on the way. */
 static inline void draw_kept(uint8_t *kept, int64_t first, int64_t count, int32_t least, const philox_key *key,
                              const char *soon, int64_t soon_bytes) {
     const int64_t same = SAME_UPPER - first % SAME_UPPER;
@@ -135,18 +151,11 @@ static inline void draw_kept(uint8_t *kept, int64_t first, int64_t count, int32_
     count = MIN(count, same);
     const philox_start start = start_blocks(key, first / SAME_UPPER);
     for (int64_t i = -(first % 4); i < count; i += AT_ONCE) {
-        words c[PAIR][4], four[PAIR];
-        for (int j = 0; j < PAIR; j++) {
-            for (int l = 0; l < L; l++) c[j][0][l] = (uint32_t)(j * L + l);
-            c[j][0] += (uint32_t)((first + i) / 4);
-        }
-        philox(c, key, &start);
-        for (int j = 0; j < PAIR; j++)
-            four[j] = at_least(c[j][0], least, 1) | at_least(c[j][1], least, 1 << 8) |
-                      at_least(c[j][2], least, 1 << 16) | at_least(c[j][3], least, 1 << 24);
+        uint8_t some[AT_ONCE];
+        keep_some(some, (uint32_t)((first + i) / 4), least, key, &start);
         const int64_t from = MAX(i, 0), to = MIN(i + AT_ONCE, count);
-        if (to - from == AT_ONCE) memcpy(kept + i, four, AT_ONCE);
-        else memcpy(kept + from, (const char *)four + (from - i), to - from);
+        if (to - from == AT_ONCE) memcpy(kept + i, some, AT_ONCE);
+        else memcpy(kept + from, some + (from - i), to - from);
         for (int64_t line = 0; line < AT_ONCE * soon_bytes; line += 64) __builtin_prefetch(soon + from * soon_bytes + line);
     }
 }
@@ -229,7 +238,7 @@ static inline map_draw FN(map_draw_of)(cc_in u) {
     const int64_t pixels = u->shape[2] * u->shape[3] * u->shape[4], channels = u->shape[1];
     const int last = u->stride[1] == 1 && pixels > 1;
     map_draw d = {u->data, spread_key(u->key), last ? u->shape[0] : 1, last ? pixels : cc_count(u), last ? channels : 1};
-    d.step = cc_round_up(8192 / d.channels + 1, AT_ONCE);
+    d.step = cc_round_up(MAX(PIECE_WORDS / d.channels, 1), AT_ONCE);
     d.pieces = d.images * cc_ceil_div(d.pixels, d.step);
     return d;
 }

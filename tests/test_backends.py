@@ -494,6 +494,20 @@ def test_dropout_with_a_key_is_dropout_with_its_array(engine, dtype):
 
 
 @natives
+@dtypes
+def test_dropout_draws_the_same_in_every_piece(engine, dtype):
+    """Of contiguous maps in one loop with the product, whose end is done apart; the last shape's result is streamed."""
+    for shape in [(3, 5, 61, 67), (1, 1, 2099, 2003)]:
+        x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+        u = uniform((9, 2**40), shape, dtype)
+        for given_ in ((x, (9, 2**40)), (channels_last(x), (9, 2**40)), (x, u)):
+            with engine.running() as backend:
+                y, ctx = run(registry["dropout"], given_, {"p": 0.4}, backend)
+                assert np.array_equal(ctx.backward(x)[0], y)
+            assert np.array_equal(y, np.where(u >= dtype(0.4), x * dtype(1 / 0.6), 0))
+
+
+@natives
 def test_a_context_can_be_asked_twice(engine):
     """Backward leaves what it reads: a second time gives the same gradients."""
     for name in OPS:
