@@ -228,7 +228,7 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 /* Of a long list the elements some entries behind i: a loop of more than a few instructions per load sees too few loads
  * ahead of itself to cross from page to page without waiting. */
 INLINE void FN(fetch_ahead)(const pool_list *l, const REAL *x, int64_t i, const int n) {
-    if (n < WIDE) return;
+    if (n < VECTORS || l->count <= LONG) return;
     const REAL *soon = x + l->at[MIN(i + FETCHED, l->count - 1)];
     UNROLL for (int j = 0; j < n * V; j += 64 / (int)sizeof(REAL)) __builtin_prefetch(soon + j);
 }

@@ -141,10 +141,13 @@ static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes
 INLINE void FN(plain_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
     vec sum[VECTORS] = {{0}};
     ivec seen[VECTORS] = {{0}}, odd[VECTORS], any = {0};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec v = FN(load_n)(x + l->at[i] + u * V, lanes);
-        seen[u] |= (ivec)v;
-        sum[u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
+    for (int64_t i = 0; i < l->count; i++) {
+        FN(fetch_ahead)(l, x, i, n);
+        EACH_VECTOR {
+            const vec v = FN(load_n)(x + l->at[i] + u * V, lanes);
+            seen[u] |= (ivec)v;
+            sum[u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
+        }
     }
     EACH_VECTOR odd[u] = FN(odd_sum)(sum[u], seen[u]), y[u] = FN(root)(sum[u], e, halves);
     EACH_VECTOR any |= odd[u];
@@ -230,11 +233,14 @@ INLINE void FN(plain_expectation)(const pool_list *l, const REAL *x, const int n
     vec sum[VECTORS] = {{0}};
     ivec seen[VECTORS] = {{0}}, odd[VECTORS], any = {0};
     EACH_VECTOR total[u] = (vec){0};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec a = FN(rectify)(FN(load_n)(x + l->at[i] + u * V, lanes)), w = FN(power)(a, e, halves);
-        if (halves != 2) seen[u] |= (ivec)a;
-        total[u] += w;
-        sum[u] += w * a;
+    for (int64_t i = 0; i < l->count; i++) {
+        FN(fetch_ahead)(l, x, i, n);
+        EACH_VECTOR {
+            const vec a = FN(rectify)(FN(load_n)(x + l->at[i] + u * V, lanes)), w = FN(power)(a, e, halves);
+            if (halves != 2) seen[u] |= (ivec)a;
+            total[u] += w;
+            sum[u] += w * a;
+        }
     }
     EACH_VECTOR { /* where the sum is in range, so is the total: a^e is more than a^(e + 1), or both are 1 and more */
         if (halves == 2) seen[u] = (ivec)total[u];
@@ -298,12 +304,15 @@ ONE(reduce_entropy) {
     vec sum[WIDE] = {{0}}, y[WIDE], ratio[WIDE];
     ivec best[WIDE] = {{0}}, won[WIDE], odd[WIDE], any = {0};
     EACH_VECTOR won[u] = (ivec){0} - 1;
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec v = ELEMENT(0, i);
-        const ivec better = (ivec)v > best[u];
-        sum[u] += FN(rectify)(v);
-        won[u] = FN(iselect)(better, TAP(i), won[u]);
-        best[u] = (ivec)FN(higher)((vec)best[u], v);
+    for (int64_t i = 0; i < l->count; i++) {
+        FN(fetch_ahead)(l, m->in[0] + c, i, n);
+        EACH_VECTOR {
+            const vec v = ELEMENT(0, i);
+            const ivec better = (ivec)v > best[u];
+            sum[u] += FN(rectify)(v);
+            won[u] = FN(iselect)(better, TAP(i), won[u]);
+            best[u] = (ivec)FN(higher)((vec)best[u], v);
+        }
     }
     EACH_VECTOR {
         odd[u] = FN(odd_sum)(sum[u], (ivec)sum[u]);
