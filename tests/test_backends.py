@@ -160,6 +160,23 @@ def test_agrees_around_the_edges_of_tiles(engine, name, dtype, data):
 
 
 @dtypes
+@pytest.mark.parametrize("name", [name for name in OPS if name.startswith("global_")])
+@natives
+def test_global_pools_of_more_maps_than_any_group_of_vectors(engine, name, dtype):
+    """Long windows are gone through with many vectors at once, then fewer, then one, then part of one; a lane that is
+    all zero, or whose powers vanish, keeps its neighbours as they are."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, 16 * (12 + 4 + 1) + 5, 7, 5)).astype(dtype)
+    x[:, 3], x[:, 20:200:9] = 0, x[:, 20:200:9] * dtype(1e-30)
+    op = registry[name]
+    arrays = (x, rng.random((2, x.shape[1], 1, 1)).astype(dtype)) if "stochastic" in name else (x,)
+    dy = rng.standard_normal((2, x.shape[1], 1, 1)).astype(dtype)
+    for layout in (np.ascontiguousarray, channels_last):
+        p = Problem(op, tuple(map(layout, arrays)), {}, dtype, dy)
+        compare(p, compute(p, engine))
+
+
+@dtypes
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
 @natives
 def test_convolution_at_every_number_of_channels(engine, dtype, kernel):
