@@ -30,7 +30,7 @@ typedef uint64_t longs __attribute__((vector_size(CC_VECTOR_BYTES)));
 #define ROUNDS 10
 #define M0 0xD2511F53u
 #define M1 0xCD9E8D57u
-#define PIECE_WORDS 8192 /* of maps, in a piece that stays in cache */
+#define PIECE_WORDS 8192 /* of maps, in a piece that stays in cache; it divides SAME_UPPER */
 #define SAME_UPPER ((int64_t)4 << 32) /* uniforms of blocks whose numbers have the same upper half */
 
 /* Every round's key, with what the counter's words 2 and 3, which are the draw's, bring into rounds 1 and 2; and word 0

@@ -92,8 +92,8 @@ void FN(cc_pow)(REAL *y, const REAL *x, const REAL *e, int64_t count) {
 }
 
 /* --- dropout ---
- * Two steps for each piece of memory, while it is in L1: bytes that say which elements are kept, from integers (the
- * uniforms never exist), then the product, which is also the backward. */
+ * Bytes say which elements are kept, from integers (the uniforms never exist); then the product, which is also the
+ * backward: of channels-last maps a piece at a time, since its bytes are turned in between, of contiguous ones at once. */
 
 /* AT_ONCE elements: to = from * scale where kept, else 0. They are few enough for masks that never leave registers. Where
  * it is streamed, `to` stands on a whole vector: asked once, not at every store, drop takes a tenth less time. */
@@ -119,8 +119,9 @@ static void FN(drop)(REAL *to, const REAL *from, const uint8_t *kept, int64_t co
     else FN(drop_run)(to, from, kept, count, scale, 0);
 }
 
-/* A piece's uniforms, from number `first` on, drawn into `kept` and dropped in one loop: memory is read and written while
- * the processor draws. */
+/* A piece of contiguous maps, from uniform number `first` on, drawn into `kept` and dropped in one loop: memory is read
+ * and written while the processor draws. `first` is a multiple of PIECE_WORDS, so blocks are whole, and the upper half of
+ * their numbers is one. */
 INLINE void FN(draw_run)(REAL *to, uint8_t *kept, const REAL *from, int64_t first, int64_t count, int32_t least,
                          const philox_key *key, REAL scale, const int past) {
     const philox_start start = start_blocks(key, first / SAME_UPPER);
