@@ -3,8 +3,10 @@
 
 #ifndef NV
 #define NV 2
-#if CC_VECTOR_BYTES == 64 || defined(__aarch64__)
+#if defined(__aarch64__)
 #define MR 12
+#elif CC_VECTOR_BYTES == 64
+#define MR 8
 #elif CC_VECTOR_BYTES == 32
 #define MR 6
 #else

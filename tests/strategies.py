@@ -178,7 +178,8 @@ def _conv_edge(draw: HypothesisDraw) -> Case:
     if size == (13, 13, 13):
         size = size[1:] + (5,)
     w, b = draw.normal(k, c // groups, *kernel), draw.choice([draw.normal(k), None])
-    return Case((draw.normal(n, c, *size), w, b), {**attrs, "groups": groups})
+    algorithm = draw.choice(["direct", "auto"])
+    return Case((draw.normal(n, c, *size), w, b), {**attrs, "groups": groups, "algorithm": algorithm})
 
 
 def _pool_edge(draw: HypothesisDraw) -> Case:
