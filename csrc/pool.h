@@ -29,9 +29,18 @@
  *     the last step, and one list for pixels of a kind      1.2 / 0.6 (14 / 22)
  *     WIDE vectors at a time of a LONG list: one sweep      0.9 / 0.6 (16 / 22); avg 1.0 to 0.75, a plain pass
  *     its elements FETCHED entries ahead                    forward 0.91 of that (medians, in turns)
- * What gained nothing: loops of a constant length for lists of 1, 2, 4 and 9 entries; fetching the next row of windows
- * ahead; sweeps of 16 entries at a time over all channels, with what is summed kept in memory between them (0.05 ms slower
- * than WIDE); WIDE for short lists (3x3 max pooling a tenth slower).
+ * On another machine (AVX-512, Zen 4, memory twice as fast; best times of 25 MB, forward / backward in ms, in turns):
+ *                                                         max 2x2      max 3x3      lp 4 3x3     global max
+ *     as above                                            1.05 / 0.99  1.14 / 0.84  1.11 / 1.84  0.85 / 0.54
+ *     six vectors at a time, then two, then one           0.96 / 0.97  1.07 / 0.81  1.10 / 1.80  0.64 / 0.47
+ *     a pixel's share of the next row fetched             0.85         0.84         0.74 / 1.6   (a plain pass 0.9 / 0.95
+ *                                                                                  of max, 0.7 / 1.5 of lp)
+ *     every thread the same half of the tasks             forward 0.8 to 1, backward 0.9 to 1 times that
+ * Caches fetch ahead within pages of 4 KiB, and windows read two or three pages side by side. Into the first cache, in
+ * place of the second, lp 4 takes 1.03, and on the first machine it gained nothing.
+ * What gained nothing: loops of a constant length for lists of 1, 2, 4 and 9 entries; sweeps of 16 entries at a time
+ * over all channels, with what is summed kept in memory between them (0.05 ms slower than WIDE); WIDE for short lists
+ * (3x3 max pooling a tenth slower).
  * Contiguous maps take about twice the time of channels last; turning them back in whole cache lines, past the caches,
  * made backward 1.2 times slower. */
 
@@ -140,7 +149,8 @@ typedef struct {
     const pool_walk *walk;
     pool_maps maps;
     pool_list *lists;
-    int64_t channels, first[2], kind, base, turn, in[3], here, step;
+    int64_t channels, first[2], kind, base, turn, in[3], here, step, share;
+    const REAL *soon; /* what the next row's pixels read most of, `share` each */
 } pool_row;
 typedef void FN(cc_pool_fn)(const pool_row *row, const void *p);
 #define pool_fn FN(cc_pool_fn)
@@ -192,10 +202,17 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
  * they lie there: WIDE vectors first. In ONE, EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
  * list's entry i, HERE what stands at the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The
  * list and the maps are copies, so that compilers keep them in registers over the stores. */
+#if CC_VECTOR_BYTES == 64
+#define VECTORS 6 /* six cache lines already, in 32 registers */
+#define WIDE 6
+#else
 #define VECTORS 4
 #define WIDE 12 /* six cache lines with AVX2 */
+#endif
+#define FEW 2
 #define LONG 16
 #define FETCHED 8
+#define MOST_SHARE 2048 /* elements per pixel that are fetched a row ahead */
 #define ONE(name, ...)                                                                                              \
     INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
                                int64_t lanes, ##__VA_ARGS__)
@@ -207,12 +224,19 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 #define PUT(a, v) FN(stream_n)(m->out[a] + c + u * V, v, lanes, m->past)
 #define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
 
+/* Pixel x's share of what the next row will read: into the second cache, since the first is full of this row's. */
+INLINE void FN(fetch_share)(const pool_row *row, int64_t x) {
+    for (int64_t i = x * row->share; i < (x + 1) * row->share; i += 64 / (int64_t)sizeof(REAL))
+        __builtin_prefetch(row->soon + i, 0, 2);
+}
+
 #define EACH_PIXEL(...)                                                                                             \
     const int64_t pixels = row->walk->size[2], channels = row->channels;                                            \
     const pool_maps maps = row->maps;                                                                               \
     for (int64_t x = 0; x < pixels; x++) {                                                                          \
         const pool_list list = FN(list_of)(row, x), *l = &list;                                                     \
         const pool_maps pixel = FN(move_maps)(&maps, list.base, row->here + x * row->step), *m = &pixel;            \
+        FN(fetch_share)(row, x);                                                                                    \
         int64_t c = 0;                                                                                              \
         __VA_ARGS__                                                                                                 \
     }
@@ -222,7 +246,8 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
     if (c < channels) FN(name##_one)(l, m, c, p, 1, channels - c, ##__VA_ARGS__);
 #define VARIANT(name)                                                                                               \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
-        EACH_PIXEL(if (l->count > LONG) GROUPS(name, WIDE) GROUPS(name, VECTORS) GROUPS(name, 1) REST(name))        \
+        EACH_PIXEL(if (WIDE > VECTORS && l->count > LONG) GROUPS(name, WIDE)                                        \
+                   GROUPS(name, VECTORS) GROUPS(name, FEW) GROUPS(name, 1) REST(name))                              \
     }
 
 /* Of a long list the elements some entries behind i: a loop of more than a few instructions per load sees too few loads
@@ -314,7 +339,7 @@ typedef struct {
     pool_tensors t;
     int last; /* channels last: a task is `step` rows of images; else it is a block of channels of an image */
     int past; /* results are streamed */
-    int64_t tasks, rows, step, blocks, ins, outs, room, list_bytes, own_bytes, bytes;
+    int64_t tasks, rows, step, blocks, ins, outs, share, room, list_bytes, own_bytes, bytes;
     char *own; /* per thread: lists, the variant's room, then the transposed blocks */
 } pool_job;
 
@@ -337,6 +362,11 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     const int64_t rows = y->shape[0] * j.rows, bytes = cc_count(j.ins > j.outs ? a : y) * (int64_t)sizeof(REAL);
     j.step = MAX(1, MIN(TASK_BYTES / cc_ceil_div(bytes, rows), rows / LEAST_TASKS));
     j.tasks = j.last ? cc_ceil_div(rows, j.step) : y->shape[0] * j.blocks;
+    /* Channels-last maps are read in order, row by row, forward mostly x and backward, if at all, the map that stands
+     * `here`; what long lists read they fetch themselves. */
+    const cc_in large = kind.backward ? t.here : a;
+    const int64_t share = large && j.last ? large->stride[0] / (j.rows * j.walk.size[2]) : 0;
+    j.share = share <= MOST_SHARE ? share : 0;
     j.past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
     j.room = cc_round_up(j.walk.held * (j.walk.most * entry + (int64_t)sizeof(pool_list)), 64);
     j.list_bytes = j.room + cc_round_up(j.walk.most * kind.room, 64);
@@ -393,7 +423,9 @@ static void FN(run_row)(const pool_job *j, pool_maps m, int64_t channels, int64_
         .turn = (d->turn[at] * kernel[1] + h->turn[y]) * kernel[2],
         .in = {in[0] * apart, in[1] * apart, in[2] * apart},
         .here = (at * here[0] + y * here[1]) * apart,
-        .step = here[2] * apart};
+        .step = here[2] * apart,
+        .share = j->share,
+        .soon = j->share ? (j->walk.kind.backward ? m.here : m.in[0]) + (i + 1) * j->walk.size[2] * j->share : NULL};
     variant(&row, p);
 }
 
@@ -452,7 +484,7 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
     for (int thread = 0; thread < cc_threads; thread++) FN(start_lists)(&job, job.own + job.own_bytes * thread);
-    PARALLEL_FOR
+    PARALLEL_RUNS
     for (int64_t task = 0; task < job.tasks; task++) {
         char *room = job.own + job.own_bytes * cc_thread();
         pool_list *lists = (pool_list *)room;

@@ -66,7 +66,7 @@ INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
     }
 #define POWER_PIXELS(name, most, halves)                                                                            \
     { EACH_PIXEL(if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves) GROUPS(name, VECTORS, halves)    \
-                 GROUPS(name, 1, halves) REST(name, halves)) }
+                 GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves)) }
 #endif
 
 /* v^e for v >= 0 */

@@ -42,6 +42,9 @@
 extern int cc_threads; /* runtime.c */
 /* Loops are cut by shape, never by the number of threads, so results are the same for every number of threads. */
 #define PARALLEL_FOR _Pragma("omp parallel for schedule(dynamic, 1) num_threads(cc_threads) if (cc_threads > 1)")
+/* The same for equal tasks that move much memory: a thread has the same ones in every call, in order, and finds in its
+ * own caches what it left there. */
+#define PARALLEL_RUNS _Pragma("omp parallel for schedule(static) num_threads(cc_threads) if (cc_threads > 1)")
 
 #define PARALLEL _Pragma("omp parallel num_threads(cc_threads) if (cc_threads > 1)")
 INLINE int cc_thread(void) { return omp_get_thread_num(); }
