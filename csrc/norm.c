@@ -24,6 +24,9 @@
  *     powers from the processor's guesses, one division      1.9 / 3.5         1.7 / 4.2
  *     buffers' rows at whole vectors, x and dy fetched apart 1.75 / 3.6        1.75 / 3.8
  *     a block asked once for what overflows                  1.6 / 3.6         1.6 / 3.8
+ * With AVX-512 (Zen 4, memory twice as fast), in turns: six vectors at a time, then two, where there were four, then
+ * one: lrn 0.87 / 0.93, lrn_within 0.82 / 0.72 of the time; and the block after the next fetched, into the second cache,
+ * in place of the next into the first: 0.9 / 0.84, of contiguous maps 0.85 / 0.7.
  * In the first cache, channels last, a vector's squares take 1.9 cycles, its power and y 9.6 (10.7 if every d is
  * asked), direct and shared 11.2, its dx 7.8: 11.5 forward, 21 backward. Of that sums take 2.4 and 3, the power 4,
  * rows' beginnings 2 and 4. They are the limit, not memory: backward takes 0.84 of its cold time if all blocks lie at
@@ -31,7 +34,7 @@
  * What gained nothing: one step with seven terms from d's bits alone in place of the guesses (power 8.9); its terms in
  * pairs; sums of a width known when compiling, or added in pairs; neighbours by shuffles in place of buffers, so that
  * all is one pass (0.8 times as fast forward, 0.6 backward); one to eight vectors at a time; other sizes of blocks; a
- * product in place of the division; x and dy fetched in one stage (0.9), or into the second cache. Three blocks at
+ * product in place of the division; x and dy fetched in one stage (0.9). Three blocks at
  * once, one collected while the next is shared and the third squared: by groups of vectors 0.83 / 0.86, by rows 0.88 /
  * 0.85. Sums stored before the power takes them 0.94 / 0.95, taken a group ahead of it 0.8 / 0.97. Shorter ways from
  * row to row: a tenth fewer cycles in the first cache, none cold. */
@@ -42,7 +45,8 @@
 
 #ifndef NORM_H
 #define NORM_H
-#define GROUP 4         /* vectors at a time */
+#define GROUP (CC_VECTOR_BYTES == 64 ? 6 : 4) /* vectors at a time, then FEW, then one */
+#define FEW 2
 #define SMALL 8192      /* bytes of a block that memory holds in one piece: less is to wait for */
 #define LARGE 32768     /* bytes of one that comes in rows: longer ones are fetched better, but the cache is full */
 #define DIRECT_WIDTH 8  /* wider boxes are made of four narrower ones and a rest */
@@ -118,6 +122,7 @@ static int64_t norm_origin(const norm_job *j, const int64_t *reach) {
                 const int64_t i = a0 * (j)->step[0] + a1 * (j)->step[1] + a2 * (j)->step[2], n = (j)->count[3];     \
                 int64_t k = 0;                                                                                      \
                 for (; k + GROUP * V <= n; k += GROUP * V) stage(GROUP, V, at + k, i + k, __VA_ARGS__);             \
+                for (; k + FEW * V <= n; k += FEW * V) stage(FEW, V, at + k, i + k, __VA_ARGS__);                   \
                 for (; k < n; k += V) {                                                                             \
                     const int64_t from = MAX(MIN(k, n - V), 0);                                                     \
                     stage(1, MIN(n, V), at + from, i + from, __VA_ARGS__);                                          \
@@ -246,7 +251,7 @@ typedef struct {
     REAL *squares, *shared; /* in buffers with zeros around: x^2, and what an element gives to its neighbours' dx */
     REAL *direct;           /* in a buffer: dy / d^beta */
     REAL k, alpha, beta, factor;
-    int64_t next; /* from here to the next block */
+    int64_t soon; /* from here to the block after the next, which is fetched into the second cache: the first is full */
     int past;     /* result is written past the caches */
     int bounded;  /* no divisor is Inf */
     box_sum sum;  /* of squares, then of shared */
@@ -281,7 +286,7 @@ INLINE void FN(divide)(const int group, int64_t lanes, int64_t at, int64_t i, co
     FN(divisors)(d, group, i, b);
     FN(powers)(power, group, d, b.beta, quarters, bounded);
     EACH FN(stream_n)(b.result + at + l * V, FN(load_n)(b.x + at + l * V, lanes) * power[l], lanes, b.past);
-    EACH_LINE __builtin_prefetch(b.x + at + b.next + l * V, 0, 3);
+    EACH_LINE __builtin_prefetch(b.x + at + b.soon + l * V, 0, 2);
 }
 
 /* direct = dy / d^beta, shared = direct x / d */
@@ -295,7 +300,7 @@ INLINE void FN(share)(const int group, int64_t lanes, int64_t at, int64_t i, con
         FN(store_n)(b.direct + i + l * V, direct, lanes);
         FN(store_n)(b.shared + i + l * V, direct * (x / d[l]), lanes);
     }
-    EACH_LINE __builtin_prefetch(b.x + at + b.next + l * V, 0, 3);
+    EACH_LINE __builtin_prefetch(b.x + at + b.soon + l * V, 0, 2);
 }
 
 /* dx = direct - factor x (sum of shared over the box, turned around) */
@@ -306,7 +311,7 @@ INLINE void FN(collect)(const int group, int64_t lanes, int64_t at, int64_t i, c
         const vec x = FN(load_n)(b.x + at + l * V, lanes), direct = FN(load_n)(b.direct + i + l * V, lanes);
         FN(stream_n)(b.result + at + l * V, direct - b.factor * x * sum[l], lanes, b.past);
     }
-    EACH_LINE __builtin_prefetch(b.dy + at + b.next + l * V, 0, 3);
+    EACH_LINE __builtin_prefetch(b.dy + at + b.soon + l * V, 0, 2);
 }
 
 #ifndef BY_POWER
@@ -342,7 +347,7 @@ static int64_t FN(norm)(cc_out result, cc_in dy, cc_in x, const cc_lrn *p, int a
             norm_block b = {(const REAL *)x->data + from, dy ? (const REAL *)dy->data + from : NULL,
                             (REAL *)result->data + from, .squares = squares + norm_origin(&j, j.before),
                             .k = (REAL)p->k, .alpha = (REAL)p->alpha, .beta = (REAL)p->beta,
-                            .factor = (REAL)(2 * p->alpha * p->beta), .next = j.count[j.cut] * j.stride[j.cut],
+                            .factor = (REAL)(2 * p->alpha * p->beta), .soon = 2 * j.count[j.cut] * j.stride[j.cut],
                             .past = past};
             vec total[GROUP] = {{0}};
             EVERYWHERE(&part, FN(square), b, total)
