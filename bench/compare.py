@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 import traceback
@@ -32,6 +31,7 @@ from turns import Row
 import cnncore as cc
 from cnncore import bench, plots
 from cnncore.backends import native
+from cnncore.cli.info import cpu
 from cnncore.progress import Progress
 
 NETWORK = 10  # a step takes so much longer than a kernel, and is to be repeated as often
@@ -67,11 +67,8 @@ def measure(section: str, work: Work) -> tuple[list[Row], dict[str, str]]:
 
 def machine(peak: bench.Peaks, seconds: float) -> dict[str, Any]:
     """What the figures were taken on."""
-    cpu = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
     return {
-        "cpu": cpu[0] if cpu else platform.processor(),
+        "cpu": cpu(),
         "threads": native.get_threads(),
         "fma_gflops": peak.fma,
         "copy_gbs": peak.copy,

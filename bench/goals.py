@@ -6,6 +6,7 @@ from typing import Any
 
 PERCENT = 70  # of the limit, for every op but convolution
 MEAN = 1.5  # geometric mean of a convolution layer's forward + backward
+ISAS = 1.3  # how many times as long as with AVX-512 anything may take with AVX2, where the processor has both
 
 # Op, its problem's name ("": its size), attributes, and how many times as fast as PyTorch, forward + backward.
 OPS: list[tuple[str, str, dict[str, Any], float]] = [
