@@ -6,7 +6,7 @@
 #if defined(__aarch64__)
 #define MR 12
 #elif CC_VECTOR_BYTES == 64
-#define MR 8
+#define MR 8 /* more pixels' pointers than these would not stay in x86's registers */
 #elif CC_VECTOR_BYTES == 32
 #define MR 6
 #else
