@@ -48,13 +48,13 @@ def unused_segments(pool):
 
 def test_memory_is_cut_and_joined():
     pool = Pool()
-    whole = pool.empty((100, 100), np.dtype(np.float64))
+    whole = pool.empty((100, 128), np.dtype(np.float64))
     address = whole.ctypes.data
     del whole
-    first, second = (pool.empty((5000,), np.dtype(np.float64)) for _ in range(2))
-    assert sorted(a.ctypes.data for a in (first, second)) == [address, address + 40000] and pool.fresh == 1
+    first, second = (pool.empty((6400,), np.dtype(np.float64)) for _ in range(2))
+    assert sorted(a.ctypes.data for a in (first, second)) == [address, address + 51200] and pool.fresh == 1
     del first, second
-    assert pool.empty((10000,), np.dtype(np.float64)).ctypes.data == address and pool.fresh == 1
+    assert pool.empty((12800,), np.dtype(np.float64)).ctypes.data == address and pool.fresh == 1
 
 
 def test_the_smallest_block_that_is_large_enough_is_taken():
