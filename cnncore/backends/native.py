@@ -243,9 +243,9 @@ def _tensor(
 ) -> bytes:
     """A cc_tensor (csrc/kernels.h): pointer, lengths, strides, key, spare. None gives a NULL pointer, and the lengths
     of `shape`: what is not wanted of many still takes its place among them."""
-    data = a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0
-    key = a.key if isinstance(a, Uniforms) else (0, 0)
-    return _TENSOR.pack(data, _extent(shape if a is None else a.shape, channels_last), *key, spare)
+    if isinstance(a, np.ndarray):
+        return _TENSOR.pack(a.__array_interface__["data"][0], _extent(a.shape, channels_last), 0, 0, spare)
+    return _TENSOR.pack(0, _extent(shape if a is None else a.shape, channels_last), *(a.key if a else (0, 0)), spare)
 
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}

@@ -284,8 +284,7 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
         except TypeError as error:
             raise CnncoreError(f"{op.name}: {error} (arrays are positional, attributes are given by name)") from None
         raise  # not a wrong argument name, but a defect inside the rule
-    for shape, kind in spec.results.values():
-        elements(op.name, (*shape, np.dtype(kind or dtype).itemsize))
+    size = sum([elements(op.name, (*shape, np.dtype(kind or dtype).itemsize)) for shape, kind in spec.results.values()])
     engine = select.engine(op, backend, arrays)
     spec.inputs = tuple([tuple(a.shape) if hasattr(a, "shape") else None for a in arrays])
     spec.channels_last = engine.channels_last(arrays, roles)
@@ -293,7 +292,7 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
         _check_out(op, spec, dtype, out, engine)
     try:
         if engine.name != "cuda":
-            _probe(spec, dtype)
+            _probe(size)
         if spec.random is not None:
             place = roles.index(RANDOM)
             arrays = (*arrays[:place], _uniforms(op, engine, arrays[place], spec.random, dtype), *arrays[place + 1 :])
@@ -321,6 +320,8 @@ def _fill(op: Op, arrays: Arrays) -> Arrays:
     if op.variadic:
         if not arrays:
             raise CnncoreError(f"{op.name}: needs at least one array")
+        return arrays
+    if len(arrays) == len(op.arrays):
         return arrays
     if len(arrays) > len(op.arrays):
         raise CnncoreError(
@@ -364,10 +365,9 @@ def _names(op: str, needs: Any, names: tuple[str, ...]) -> list[str]:
     return wanted
 
 
-def _probe(spec: Spec, dtype: Any) -> None:
-    """Raise MemoryError now, not after minutes of work, where the results can never fit. (An input may be endless: an
-    array of stride 0.)"""
-    size = sum(_size(result, dtype) for result in spec.results.values())
+def _probe(size: int) -> None:
+    """Raise MemoryError now, not after minutes of work, where results of so many bytes can never fit. (An input may be
+    endless: an array of stride 0.)"""
     if size > 2**32:
         np.empty(size, np.uint8)
 
