@@ -6,14 +6,16 @@
  * nothing goes from one core's caches to another's.
  *
  * Before, all threads transformed a portion of 2 MB and then shared out the products of alpha^2 points. dx, dw and db, ms
- * (Zen 4, two threads, in turns; whether they share a last cache is the virtual machine's choice, and changes):
+ * (Zen 4, two threads, in turns; whether they have a last cache in common is the virtual machine's choice, and changes):
  *
- *                 alex2  alex3  alex4  nin2   nin3   mnist2  vgg56  vgg28  vgg14  zf2
- *     before      20.9   23.7   18.1   30.8   9.3    4.6     7.4    6.6    8.6    8.4    they share one
- *                 29.9   28.1   24.0   41     12.3   7.7     12.4   9.1    11.7   14.1   they do not
- *     now         22.1   25.6   21.0   33     10.7   4.7     7.7    7.5    10     8.6
+ *                         alex2  alex3  alex4  nin2   nin3   mnist2  vgg56  vgg28  vgg14  zf2
+ *     in common   before  20.9   23.7   18.1   30.8   9.3    4.6     7.4    6.6    8.6    8.4
+ *                 now     21.8   23.3   18.2   31.2   9.4    4.3     6.8    6.7    9.1    7.9
+ *     not         before  29.9   28.1   24.0   41     12.3   7.7     12.4   9.1    11.7   14.1
+ *                 now     22.1   25.6   21.0   33     10.7   4.7     7.7    7.8    10.5   8.6
  *
- * WIDTH 64 and 128, 12 tasks: up to 5 % slower, some layers 3 % faster. Fetching sums ahead: the same, vgg14 a tenth slower.
+ * WIDTH 64 and 128, 12 tasks: up to 5 % slower, some layers 3 % faster. Fetching sums ahead: the same, vgg14 a tenth
+ * slower.
  */
 #include "winograd.h"
 

@@ -22,7 +22,9 @@ def power(d: Any, beta: Any, quarters: int) -> Any:
     """d^beta; quarters is 4 beta where square roots alone give it, else 0."""
     if quarters == 3:
         root = math.sqrt(d)
-        return root * math.sqrt(root)
+        if root == d:  # 0, 1 or Inf
+            return root
+        return d / math.sqrt(root)  # 2.5 roundings; root * sqrt(root) has 3.5, and x over it may err by more than 2 units
     if quarters == 2:
         return math.sqrt(d)
     return d if quarters == 4 else math.pow(d, beta)
