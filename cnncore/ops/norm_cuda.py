@@ -24,7 +24,7 @@ def power(d: Any, beta: Any, quarters: int) -> Any:
         root = math.sqrt(d)
         if root == d:  # 0, 1 or Inf
             return root
-        return d / math.sqrt(root)  # 2.5 roundings; root * sqrt(root) has 3.5, and x over it may err by more than 2 units
+        return d / math.sqrt(root)  # 2.5 roundings; of root * sqrt(root) 3.5, and x over it may err by over 2 units
     if quarters == 2:
         return math.sqrt(d)
     return d if quarters == 4 else math.pow(d, beta)
