@@ -237,3 +237,20 @@ def test_a_failure_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pyt
     saved = json.loads((tmp_path / "ops.json").read_text())
     assert saved["failed"] == {"bad": "Wrong: made up"} and saved["rows"][0]["op"] == "relu"
     assert "| relu | x | forward | 1 |" in (tmp_path / "README.md").read_text()
+
+
+# --- instruction sets ---
+
+
+def test_isas_table_names_the_worst_and_marks_what_is_beyond_the_goal() -> None:
+    pytest.importorskip("torch")
+    import isas
+
+    rows = [
+        {"name": "conv alex1", "direction": "forward", "avx512": 10.0, "avx2": 10.0, "ratio": 1.0},
+        {"name": "tanh", "direction": "forward", "avx512": 1.0, "avx2": 1.44, "ratio": 1.44},
+    ]
+    text = isas.table(rows, {"cpu": "made up", "threads": 2}, 0.2)
+    assert "1.20 times as long on average (geometric mean), at most 1.44 times (tanh,\nforward)" in text
+    assert "within 1.3 times: 1 of 2." in text
+    assert "| tanh | forward | 1 | 1.44 | **1.44** |" in text
