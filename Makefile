@@ -31,7 +31,7 @@ endef
 
 # AddressSanitizer and UBSan.
 asan: .venv/test
-	$(call in_copy,asan,-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -g -O1,$(SANITIZED))
+	$(call in_copy,asan,-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -g1 -O1,$(SANITIZED))
 
 # Vectors of 64 bytes on any machine: what AVX-512 will compute, without AVX-512.
 wide: .venv/test
