@@ -46,7 +46,7 @@ static int filters_out(const layer *l, int64_t k, const float *from, int64_t str
 #define PORTION TERMS
 #define LEAST_TASKS 8 /* if there are tiles for them; the sums of every part are to be added in the end */
 typedef struct {
-    int64_t channel_cuts, map_cuts, parts, channels, maps; /* the last two: of a task, at most */
+    int64_t channel_cuts, map_cuts, cuts, parts, channels, maps; /* the last two: of a task, at most */
     int64_t row, from_matrix, above_matrix, sum_matrix, own, sum;
     float *zeros, *portions, *sums;
 } weight_space;
@@ -54,9 +54,9 @@ typedef struct {
 static weight_space take_weight_space(const layer *l, int64_t groups, cc_arena *arena) {
     const int64_t points = l->alpha * l->alpha;
     weight_space s = {cc_ceil_div(l->channels, WIDTH), cc_ceil_div(l->maps, WIDTH)};
-    const int64_t cuts = groups * s.channel_cuts * s.map_cuts;
-    s.parts = cc_ceil_div(LEAST_TASKS, cuts);
-    s.parts += s.parts * cuts % 2; /* of 9 tasks, two threads take 5 and 4 */
+    s.cuts = groups * s.channel_cuts * s.map_cuts;
+    s.parts = cc_ceil_div(LEAST_TASKS, s.cuts);
+    s.parts += s.parts * s.cuts % 2; /* of 9 tasks, two threads take 5 and 4 */
     s.parts = MAX(1, MIN(s.parts, count_tiles(l) / (2 * PORTION)));
     s.channels = cc_round_up(cc_ceil_div(l->channels, s.channel_cuts), V);
     s.maps = cc_round_up(cc_ceil_div(l->maps, s.map_cuts), BLOCK);
@@ -68,7 +68,7 @@ static weight_space take_weight_space(const layer *l, int64_t groups, cc_arena *
     s.sum = points * s.sum_matrix;
     s.zeros = cc_take(arena, MAX(s.row, s.maps) * sizeof(float));
     s.portions = cc_take(arena, cc_threads * s.own * sizeof(float));
-    s.sums = cc_take(arena, cuts * s.parts * s.sum * sizeof(float));
+    s.sums = cc_take(arena, s.cuts * s.parts * s.sum * sizeof(float));
     return s;
 }
 
@@ -124,7 +124,7 @@ static int filters_of(const slice *l, const weight_space *s, int64_t k, float *s
     const int64_t points = l->x.alpha * l->x.alpha, length = l->x.channels * BLOCK;
     int bad = 0;
     sums += k * s->row;
-    for (int64_t i = 0; i < points && s->parts > 1; i++)
+    for (int64_t i = 0; i < points; i++)
         for (int64_t part = 1; part < s->parts; part++) {
             float *to = sums + i * s->sum_matrix;
             for (int64_t j = 0; j < length; j++) to[j] += to[part * s->sum + j];
@@ -147,18 +147,18 @@ int64_t cc_winograd_backward_weights(cc_out dw, cc_in dy, cc_in x, const cc_conv
     }
     const weight_space s = take_weight_space(&l, c->groups, &arena);
     if (!scratch) return arena.used;
-    const int64_t cuts = c->groups * s.channel_cuts * s.map_cuts, tiles = count_tiles(&l), blocks = s.maps / BLOCK;
+    const int64_t tiles = count_tiles(&l), blocks = s.maps / BLOCK;
     int bad = 0;
     memset(s.zeros, 0, MAX(s.row, s.maps) * sizeof(float));
     PARALLEL_FOR
-    for (int64_t task = 0; task < cuts * s.parts; task++) {
+    for (int64_t task = 0; task < s.cuts * s.parts; task++) {
         const int64_t part = task % s.parts;
         const slice own = cut_slice(&l, &above, dw->data, &s, task / s.parts);
         correlate(&own, &s, tiles * part / s.parts, tiles * (part + 1) / s.parts, s.portions + cc_thread() * s.own,
                   s.sums + task * s.sum);
     }
     PARALLEL_FOR
-    for (int64_t task = 0; task < cuts * blocks; task++) {
+    for (int64_t task = 0; task < s.cuts * blocks; task++) {
         const slice own = cut_slice(&l, &above, dw->data, &s, task / blocks);
         const int64_t k = task % blocks * BLOCK;
         if (k < own.x.maps && filters_of(&own, &s, k, s.sums + task / blocks * s.parts * s.sum)) {
