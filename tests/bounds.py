@@ -124,8 +124,10 @@ def conv(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tu
     are: by 1e-5 of the largest at most, as test_winograd.py holds it to. The bias' gradient is a plain sum."""
     sums, slopes = linear_in_its_terms(conv_terms)(problem, outputs, gradients, eps)
     window = problem.op.rule(*problem.arrays, **problem.attrs).params.window
+    w, groups = problem.arrays[1], problem.attrs.get("groups", 1)
     small = window.kernel in ((3, 3), (5, 5)) and set(window.stride) == set(window.dilation) == {1}
-    if problem.dtype != np.float32 or problem.attrs.get("algorithm") == "direct" or not small:
+    many = min(w.shape[1], w.shape[0] // groups) >= 8  # FEWEST in csrc/conv_winograd.c
+    if problem.dtype != np.float32 or problem.attrs.get("algorithm") == "direct" or not (small and many):
         return sums, slopes
 
     def widened(bounds: Arrays, results: Arrays) -> Arrays:
