@@ -187,9 +187,9 @@ def test_dx_is_not_computed_where_nobody_wants_it(monkeypatch):
     asked = []
     true_backward = select.NumPyBackend.backward
 
-    def spy(self, op, spec, needs, dy, saved, spare):
-        asked.append((op.name, needs))
-        return true_backward(self, op, spec, needs, dy, saved, spare)
+    def spy(self, plan, needs, dy, saved, spare):
+        asked.append((plan.op.name, needs))
+        return true_backward(self, plan, needs, dy, saved, spare)
 
     monkeypatch.setattr(select.NumPyBackend, "backward", spy)
     net = ly.Sequential(

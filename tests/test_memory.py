@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import math
 import sys
 
 import numpy as np
@@ -17,13 +18,17 @@ from cnncore.backends import memory
 from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, Pool
 
 
+def empty(pool, *shape, dtype=np.uint8):
+    return np.ndarray(shape, dtype, pool.block(math.prod(shape) * np.dtype(dtype).itemsize))
+
+
 @examples(50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9), st.integers(0, 20)), max_size=60))
 def test_live_arrays_never_meet_and_memory_that_is_not_used_goes(steps):
     pool, alive, most = Pool(), [], 0
     for number, (make, size, which) in enumerate(steps):
         if make or not alive:
-            a = pool.empty((size, 1000), np.dtype(np.float32))
+            a = empty(pool, size, 1000, dtype=np.float32)
             assert a.flags.c_contiguous and a.flags.writeable and a.ctypes.data % ALIGN == 0
             a.fill(number)
             alive.append((a[::2].T, number))  # a view keeps the whole block
@@ -35,7 +40,7 @@ def test_live_arrays_never_meet_and_memory_that_is_not_used_goes(steps):
         assert pool.used >= sum(2 * view.nbytes for view, _ in alive) - 4000 * len(alive)
         assert pool.most == most
         assert pool.held <= SLACK * most or not unused_segments(pool)
-        assert sum(pool._sizes.values()) == pool.held - pool.used == sum(size for size, _ in pool._free)
+        assert sum(pool._sizes.values()) == pool.held - pool.used == sum(size for size, *_ in pool._free)
         assert not set(pool._sizes) & set(pool._ends)  # neighbours are joined
     del alive[:]
     assert pool.used == 0 and pool.held <= SLACK * most
@@ -48,32 +53,32 @@ def unused_segments(pool):
 
 def test_memory_is_cut_and_joined():
     pool = Pool()
-    whole = pool.empty((100, 128), np.dtype(np.float64))
+    whole = empty(pool, 100, 128, dtype=np.float64)
     address = whole.ctypes.data
     del whole
-    first, second = (pool.empty((6400,), np.dtype(np.float64)) for _ in range(2))
+    first, second = (empty(pool, 6400, dtype=np.float64) for _ in range(2))
     assert sorted(a.ctypes.data for a in (first, second)) == [address, address + 51200] and pool.fresh == 1
     del first, second
-    assert pool.empty((12800,), np.dtype(np.float64)).ctypes.data == address and pool.fresh == 1
+    assert empty(pool, 12800, dtype=np.float64).ctypes.data == address and pool.fresh == 1
 
 
 def test_the_smallest_block_that_is_large_enough_is_taken():
-    pool, byte = Pool(), np.dtype(np.uint8)
-    large, small = pool.empty((9000,), byte), pool.empty((5000,), byte)
+    pool = Pool()
+    large, small = empty(pool, 9000), empty(pool, 5000)
     place = small.ctypes.data
     del large, small
-    assert pool.empty((4992,), byte).ctypes.data == place
+    assert empty(pool, 4992).ctypes.data == place
 
 
 def test_small_arrays_are_left_alone():
     fresh = POOL.fresh
-    assert memory.empty((SMALL - 1,), np.uint8).flags.owndata and POOL.fresh == fresh
+    assert memory.empty((SMALL - 1,), np.dtype(np.uint8)).flags.owndata and POOL.fresh == fresh
 
 
 @pytest.mark.parametrize("line", range(1, 120, 3))
 def test_ctrl_c_anywhere_gives_no_memory_twice_and_is_not_lost(line):
     """KeyboardInterrupt before the n-th line that runs in memory.py: it arrives, and arrays that live never meet."""
-    pool, byte, left, caught = Pool(), np.dtype(np.uint8), line, 0
+    pool, left, caught = Pool(), line, 0
 
     def interrupt(frame, event, _):
         nonlocal left
@@ -88,7 +93,7 @@ def test_ctrl_c_anywhere_gives_no_memory_twice_and_is_not_lost(line):
         return interrupt
 
     def make(alive, number):
-        alive.append((pool.empty((5000 + 64 * (number % 3),), byte), number))
+        alive.append((empty(pool, 5000 + 64 * (number % 3)), number))
         alive[-1][0].fill(number)
 
     alive: list = []
@@ -111,7 +116,7 @@ def test_ctrl_c_anywhere_gives_no_memory_twice_and_is_not_lost(line):
 def test_what_cannot_be_had_raises_and_counts_nothing():
     pool = Pool()
     with pytest.raises(MemoryError):
-        pool.empty((2**60,), np.dtype(np.uint8))
+        pool.block(2**60)
     assert (pool.used, pool.held, pool.most, pool.fresh) == (0, 0, 0, 0)
 
 
@@ -120,7 +125,7 @@ def test_threads_do_not_share_arrays():
 
     def work(number):
         for _ in range(300):
-            a = pool.empty((2000,), np.dtype(np.int32))
+            a = empty(pool, 2000, dtype=np.int32)
             a.fill(number)
             if not (a == number).all():
                 wrong.append(number)

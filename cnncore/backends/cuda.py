@@ -73,7 +73,8 @@ class CudaBackend:
     def channels_last(self, arrays: Arrays, roles: list[str]) -> bool:
         return False
 
-    def forward(self, op: Any, spec: Any, arrays: Arrays, dtype: Any, out: Any = None) -> Arrays:
+    def forward(self, plan: Any, arrays: Arrays, out: Any = None) -> Arrays:
+        op, spec = plan.op, plan.spec
         stay = any(on_device(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if role != "random")
         inputs = tuple(self._enter(a) for a in arrays)
         targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
@@ -82,18 +83,16 @@ class CudaBackend:
             if target is not None and on_device(target) and not target.is_c_contiguous():
                 raise BackendError(f"{op.name}: out on the device must be C-contiguous, has strides {target.strides}")
             ours = op.elementwise and any(target is a for a in inputs)
-            results.append(target if ours else self._empty(shape, dtype if kind is None else kind))
+            results.append(target if ours else self._empty(shape, plan.dtype if kind is None else kind))
         self._table[op.kernel][0](spec.params, tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
-    def backward(
-        self, op: Any, spec: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays, spare: bool = False
-    ) -> Arrays:
+    def backward(self, plan: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays, spare: bool = False) -> Arrays:
         stay = any(on_device(a) for a in (dy, *saved))
-        compute = self._table[op.kernel][1]
+        compute = self._table[plan.op.kernel][1]
         if compute is None:  # run() never asks: such an op has no gradient
-            raise BackendError(f"{op.name}: no backward kernel")
-        grads = compute(spec.params, needs, self._enter(dy), *(self._enter(a) for a in saved))
+            raise BackendError(f"{plan.op.name}: no backward kernel")
+        grads = compute(plan.spec.params, needs, self._enter(dy), *(self._enter(a) for a in saved))
         return tuple(None if grad is None else self._leave(grad, stay, None) for grad in grads)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Any:

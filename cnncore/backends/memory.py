@@ -17,8 +17,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,37 +27,40 @@ SMALL = 4096  # bytes; smaller arrays are NumPy's own
 # what that one writes. So an array must not begin 16 to 256 bytes behind another one, but for whole pages: of a cache
 # line, relu takes 1.25 times as long (in cache, Zen 4). NumPy's own arrays, if large, begin 16 bytes behind a page.
 ALIGN = 1024
-P = ParamSpec("P")
-T = TypeVar("T")
+
+
+class Block(np.ndarray):
+    """Bytes that an array refers to as its base. (A class of its own: where a view and what it is made from are of one
+    class, NumPy has the view refer to the base of the other instead. So would arrays, and no block would be in use.)"""
+
+    __slots__ = ()
 
 
 class Segment(NamedTuple):
-    """Memory from the operating system: its bytes, and the array that owns them."""
+    """Memory from the operating system."""
 
+    address: int
     size: int
-    owner: np.ndarray
+    memory: np.ndarray  # a Block, from there on
 
 
-class Block:
-    """What the arrays on a block refer to."""
+class Place(NamedTuple):
+    """Where a block in use is."""
 
-    __slots__ = ("__array_interface__", "__weakref__")
-
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: Any) -> None:
-        self.__array_interface__ = {"version": 3, "typestr": dtype.str, "shape": shape, "data": (address, False)}
-
-
-Tie = weakref.ref[Block]
+    tie: weakref.ref[Block]
+    address: int
+    size: int
+    segment: Segment
 
 
 class Pool:
     """Blocks of memory, cut and joined within segments. Safe for threads."""
 
     def __init__(self) -> None:
-        self.returned: deque[Tie] = deque()  # of blocks whose arrays are gone
-        self._places: dict[Tie, tuple[int, int]] = {}  # (address, size) of all blocks in use
+        self.returned: deque[weakref.ref[Block]] = deque()  # ties of blocks whose arrays are gone
+        self._places: dict[int, Place] = {}  # of all blocks in use, by the id of the tie
         self.lock = threading.Lock()
-        self._free: list[tuple[int, int]] = []  # (size, address) of the blocks that wait, sorted
+        self._free: list[tuple[int, int, Segment]] = []  # (size, address, segment) of the blocks that wait, sorted
         self._sizes: dict[int, int] = {}  # address -> size of the same blocks
         self._ends: dict[int, int] = {}  # where they end -> address
         self._segments: dict[int, Segment] = {}  # by address
@@ -70,72 +72,78 @@ class Pool:
     @property
     def used(self) -> int:
         """Bytes in use."""
-        return self._settled(lambda: self._used)
+        self.block(0)
+        return self._used
 
     def watch(self) -> int:
         """Begin `mark` anew; returns the bytes in use."""
         self.mark = self.used
         return self.mark
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """A C-contiguous array that holds anything. Raises MemoryError."""
-        return np.asarray(self.block(shape, dtype))
-
-    def block(self, shape: tuple[int, ...], dtype: np.dtype) -> Block:
-        """What such an array refers to."""
-        return self._settled(self._make, shape, dtype)
-
-    def _make(self, shape: tuple[int, ...], dtype: np.dtype) -> Block:
-        size = -(-math.prod(shape) * dtype.itemsize // ALIGN) * ALIGN
-        address = self._take(size)
-        block = Block(address, shape, dtype)
-        # When the block dies, the deque's `append` is called. A `__del__` or any other function in Python would do, but
-        # Ctrl-C may arrive while it runs, and what is raised in there is lost.
-        self._places[weakref.ref(block, self.returned.append)] = address, size
-        self._used += size
-        self.most, self.mark = max(self.most, self._used), max(self.mark, self._used)
-        return block
-
-    def _settled(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `change` returns, with the lock, and with what was returned taken back. After Ctrl-C in the middle of a
-        change the waiting blocks are lost, rather than one of them given twice."""
+    def block(self, size: int) -> Block | None:
+        """So many bytes, in whole multiples of ALIGN; None of none. Raises MemoryError. After Ctrl-C in the middle the
+        waiting blocks are lost, rather than one of them given twice."""
+        size += -size % ALIGN
         with self.lock:
             try:
-                while self.returned:
-                    address, size = self._places.pop(self.returned.popleft())
-                    self._used -= size
-                    self._add(address, size)
-                self._shrink(SLACK * self.most)
-                return change(*args, **kwargs)
+                place = self._settle(size)
+                if not size:
+                    return None
+                address, segment = place or self._take(size)
+                block = Block((size,), np.uint8, segment.memory, address - segment.address)
+                # When the block dies, the deque's `append` is called. A `__del__` or any other function in Python would
+                # do, but Ctrl-C may arrive while it runs, and what is raised in there is lost.
+                tie = weakref.ref(block, self.returned.append)
+                self._places[id(tie)] = Place(tie, address, size, segment)
+                self._used += size
+                if self._used > self.mark:
+                    self.mark, self.most = self._used, max(self.most, self._used)
+                return block
             except KeyboardInterrupt:
                 self._free, self._sizes, self._ends = [], {}, {}
                 raise
 
-    def _take(self, size: int) -> int:
-        """The address of a block for use."""
-        at = bisect.bisect_left(self._free, (size, 0))
+    def _settle(self, size: int) -> tuple[int, Segment] | None:
+        """Take back what was returned, but for a block of just this size: that one is what is asked for."""
+        found = None
+        while self.returned:
+            place = self._places.pop(id(self.returned.popleft()), None)
+            if place is None:  # Ctrl-C came before it was written down
+                continue
+            self._used -= place.size
+            if found is None and place.size == size:
+                found = place.address, place.segment
+            else:
+                self._add(place.address, place.size, place.segment)
+        if self.held > SLACK * self.most:
+            self._shrink(SLACK * self.most)
+        return found
+
+    def _take(self, size: int) -> tuple[int, Segment]:
+        """A block for use."""
+        at = bisect.bisect_left(self._free, (size,))
         if at == len(self._free):
             self._shrink(SLACK * max(self.most, self._used + size) - size)
             return self._grow(size)
-        whole, address = self._free[at]
+        whole, address, segment = self._free[at]
         self._remove(address)
         if whole > size:
-            self._add(address + size, whole - size)
-        return address
+            self._add(address + size, whole - size, segment)
+        return address, segment
 
-    def _grow(self, size: int) -> int:
-        owner = np.empty(size + ALIGN, np.uint8)  # ALIGN more: aligned, and never the neighbour of another segment
-        address = owner.__array_interface__["data"][0]
-        address += -address % ALIGN
-        self._segments[address] = Segment(size, owner)
+    def _grow(self, size: int) -> tuple[int, Segment]:
+        owner = Block((size + ALIGN,), np.uint8)  # ALIGN more: aligned, and never the neighbour of another segment
+        address = int(owner.__array_interface__["data"][0])
+        start = -address % ALIGN
+        segment = self._segments[address + start] = Segment(address + start, size, owner[start:])
         self.held += size
         self.fresh += 1
-        return int(address)
+        return segment.address, segment
 
     def _shrink(self, limit: float) -> None:
         """Let segments go that are not in use, the largest first, until no more than `limit` is held."""
         while self.held > limit:
-            for size, address in reversed(self._free):
+            for size, address, _ in reversed(self._free):
                 if address in self._segments and self._segments[address].size == size:
                     break
             else:
@@ -144,7 +152,7 @@ class Pool:
             del self._segments[address]
             self.held -= size
 
-    def _add(self, address: int, size: int) -> None:
+    def _add(self, address: int, size: int, segment: Segment) -> None:
         """Let a block wait, as one with those that it touches."""
         before, behind = self._ends.get(address), address + size
         if behind in self._sizes:
@@ -153,7 +161,7 @@ class Pool:
             address, size = before, size + self._remove(before)
         self._sizes[address] = size
         self._ends[address + size] = address
-        bisect.insort(self._free, (size, address))
+        bisect.insort(self._free, (size, address, segment))
 
     def _remove(self, address: int) -> int:
         """A waiting block's size; it waits no more."""
@@ -170,7 +178,11 @@ if hasattr(os, "register_at_fork"):  # a child finds the pool as no thread is in
     )  # fmt: skip
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def block(size: int) -> Block | None:
+    """So many bytes of the pool; None where that is not worth it."""
+    return POOL.block(size) if size >= SMALL else None
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """np.empty, from the pool where that is worth it."""
-    dtype = np.dtype(dtype)
-    return np.empty(shape, dtype) if math.prod(shape) * dtype.itemsize < SMALL else POOL.empty(shape, dtype)
+    return np.ndarray(shape, dtype, block(math.prod(shape) * dtype.itemsize))

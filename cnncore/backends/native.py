@@ -12,6 +12,7 @@ import contextvars
 import functools
 import hashlib
 import importlib.util
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 POISON = False  # for tests: fill results and scratch with NaN before every call, so that what is not written shows
 
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
-_MAX_AXES = 5
+MAX_AXES = 5
 _chosen = contextvars.ContextVar("cnncore_isa", default=os.environ.get("CNNCORE_ISA") or "")
 
 
@@ -160,38 +161,75 @@ def info() -> dict[str, Any]:
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def _scratch(size: int) -> memory.Block:
-    """`size` bytes, aligned to a cache line. Of the pool, so that a step's arrays take the place over."""
-    block = memory.POOL.block((size,), np.dtype(np.uint8))
-    if POISON:
-        np.asarray(block)[: size // 8 * 8].view(np.float64)[:] = np.nan
-    return block
-
-
-_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # by the number of axes: (N, C, *S) as (N, *S, C)
-_BACK = {3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}  # and (N, *S, C) as (N, C, *S)
-
-
 def is_channels_last(a: np.ndarray) -> bool:
     """Whether a (N, C, *S) array is dense in memory as (N, *S, C). One channel alone lies so, too, and is taken so:
     most kernels are faster channels last."""
-    return a.ndim in _LAST and a.transpose(_LAST[a.ndim]).flags.c_contiguous
+    return 3 <= a.ndim <= MAX_AXES and a.transpose((0, *range(2, a.ndim), 1)).flags.c_contiguous
+
+
+class Uniforms(NamedTuple):
+    """The uniforms that a Philox key stands for, where an array of them would stand: the kernel draws them."""
+
+    key: tuple[int, int]
+    shape: tuple[int, ...]
+
+
+_TENSOR = struct.Struct(f"Q{2 * MAX_AXES * 8}s3Q")  # cc_tensor of csrc/kernels.h: data, shape and stride, key, spare
+_ADDRESS, _KEY = struct.Struct("Q"), struct.Struct("2Q")
+_KEY_AT = 8 + 2 * MAX_AXES * 8  # in cc_tensor
+_LAYOUT = {False: (0, 1, 2, 3, 4), True: (0, 2, 3, 4, 1)}  # axes from the slowest to the fastest
+
+
+class Slot:
+    """What a kernel takes or gives: a dense array of one shape, dtype and layout, wherever it lies."""
+
+    __slots__ = ("dtype", "extent", "last", "shape", "size", "strides")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> None:
+        self.shape, self.dtype, self.last = shape, dtype, channels_last
+        lengths = (*shape[:2], *(1,) * (MAX_AXES - len(shape)), *shape[2:])
+        strides, step = [0] * MAX_AXES, 1
+        for axis in reversed(_LAYOUT[channels_last]):
+            strides[axis] = step
+            step *= lengths[axis]
+        self.size = step * dtype.itemsize
+        self.extent = struct.pack(f"{2 * MAX_AXES}q", *lengths, *strides)
+        present = (*range(min(len(shape), 2)), *range(MAX_AXES - max(len(shape) - 2, 0), MAX_AXES))
+        self.strides = tuple([strides[axis] * dtype.itemsize for axis in present])
+
+    def empty(self) -> np.ndarray:
+        a = np.ndarray(self.shape, self.dtype, memory.block(self.size), 0, self.strides)
+        if POISON:
+            a.fill(np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max)
+        return a
+
+    def ready(self, a: Any) -> Any:
+        """a itself where a kernel can take it, else a copy of it."""
+        if isinstance(a, np.ndarray) and a.strides == self.strides and a.dtype == self.dtype and a.flags.aligned:
+            return a
+        return a if isinstance(a, Uniforms) else dense(np.asarray(a, self.dtype), self.last)
+
+
+@functools.lru_cache(4096)
+def _slot(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Slot:
+    return Slot(shape, dtype, channels_last and len(shape) > 2)
 
 
 def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray:
     """An array of logical shape (N, C, *S), in the asked memory layout."""
-    if channels_last and len(shape) > 2:
-        a = memory.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(_BACK[len(shape)])
-    else:
-        a = memory.empty(shape, dtype)
-    if POISON:
-        a.fill(np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max)
-    return a
+    return _slot(shape, np.dtype(dtype), channels_last).empty()
 
 
 def _is_dense(a: np.ndarray, channels_last: bool) -> bool:
     """Whether a is dense in that layout and aligned."""
     return a.flags.aligned and (is_channels_last(a) if channels_last and a.ndim > 2 else a.flags.c_contiguous)
+
+
+def _targets(op: Any, out: Any, slots: list[Slot], arrays: Any) -> list[np.ndarray]:
+    """Where a kernel writes its results: to `out` where it may."""
+    writable = [a if _may_write(op, a, arrays, slot.last) else None for a, slot in zip(out, slots, strict=False)]
+    given = [*writable, *(None,) * (len(slots) - len(writable))]
+    return [slot.empty() if a is None else a for a, slot in zip(given, slots, strict=True)]
 
 
 def _may_write(op: Any, target: np.ndarray, arrays: Any, channels_last: bool) -> bool:
@@ -209,44 +247,14 @@ def dense(a: np.ndarray, channels_last: bool) -> np.ndarray:
     if _is_dense(a, channels_last):
         return a
     copy = empty(a.shape, a.dtype, channels_last)
-    if a.size and a.dtype in _SUFFIX and a.ndim <= _MAX_AXES and _is_dense(a, not channels_last) and supported():
-        _call("relayout", a.dtype, [(copy, channels_last), (a, not channels_last)], None)
+    if a.size and a.dtype in _SUFFIX and _is_dense(a, not channels_last) and supported():
+        _relayout(current_isa(), a.shape, a.dtype, channels_last)([copy, a])
     else:
         copy[...] = a
     return copy
 
 
-_TENSOR = struct.Struct(f"Q{2 * _MAX_AXES * 8}s3Q")
-_LAYOUT = {False: (0, 1, 2, 3, 4), True: (0, 2, 3, 4, 1)}  # axes from the slowest to the fastest
-
-
-class Uniforms(NamedTuple):
-    """The uniforms that a Philox key stands for, where an array of them would stand: the kernel draws them."""
-
-    key: tuple[int, int]
-    shape: tuple[int, ...]
-
-
-@functools.lru_cache(4096)
-def _extent(shape: tuple[int, ...], channels_last: bool) -> bytes:
-    """Five lengths and five strides of a dense array, as cc_tensor holds them."""
-    shape = (*shape[:2], *(1,) * (_MAX_AXES - len(shape)), *shape[2:])
-    strides, step = [0] * _MAX_AXES, 1
-    for axis in reversed(_LAYOUT[channels_last]):
-        strides[axis] = step
-        step *= shape[axis]
-    return struct.pack(f"{2 * _MAX_AXES}q", *shape, *strides)
-
-
-def _tensor(
-    a: np.ndarray | Uniforms | None, channels_last: bool, shape: tuple[int, ...] = (), spare: bool = False
-) -> bytes:
-    """A cc_tensor (csrc/kernels.h): pointer, lengths, strides, key, spare. None gives a NULL pointer, and the lengths
-    of `shape`: what is not wanted of many still takes its place among them."""
-    if isinstance(a, np.ndarray):
-        return _TENSOR.pack(a.__array_interface__["data"][0], _extent(a.shape, channels_last), 0, 0, spare)
-    return _TENSOR.pack(0, _extent(shape if a is None else a.shape, channels_last), *(a.key if a else (0, 0)), spare)
-
+# --- a call ------------------------------------------------------------------------------------------------------
 
 _AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}
 
@@ -257,6 +265,114 @@ def _c_value(value: Any) -> Any:
         return value
     missing = 3 - len(value.size)
     return {name: (fill,) * missing + getattr(value, name) for name, fill in _AXIS_FILL.items()}
+
+
+class Launch:
+    """A kernel of the current instruction set with its parameters and slots: all of a call but where the arrays lie.
+
+    slots: of its arguments in their order; a list of them where it takes any number, None where one is left out.
+    spare: the number of the argument that may be overwritten.
+    """
+
+    def __init__(self, kernel: str, dtype: Any, params: Any, slots: list[Any], spare: int | None = None) -> None:
+        module = loaded()
+        self.ffi, self.null = module.ffi, module.ffi.NULL
+        self.function = getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
+        record = module.ffi.typeof(self.function).args[-2]
+        self.params = self.null
+        if record.item.kind == "struct":
+            fields = {name: _c_value(getattr(params, name)) for name, _ in record.item.fields}
+            self.params = module.ffi.new(record, fields)
+        self.tensors = b""
+        self.pointers: list[int | None] = []  # of the arguments, to the tensors
+        for number, slot in enumerate(slots):
+            self.pointers.append(None if slot is None else len(self.tensors) // _TENSOR.size)
+            for each in slot if isinstance(slot, list) else [slot]:
+                self.tensors += _TENSOR.pack(0, each.extent if each else b"", 0, 0, number == spare)
+        self.places = range(0, len(self.tensors), _TENSOR.size)
+        self.frames: list[tuple[bytearray, list[Any]]] = []  # those that no call uses
+
+    def __call__(self, arrays: list[Any]) -> None:
+        """Run it on one array per slot, dense as the slot says, or None for nothing there."""
+        try:
+            packed, given = self.frames.pop()
+        except IndexError:
+            packed, given = self._frame()
+        for at, a in zip(self.places, arrays, strict=True):
+            if isinstance(a, np.ndarray):
+                _ADDRESS.pack_into(packed, at, a.__array_interface__["data"][0])
+            elif a is not None:
+                _KEY.pack_into(packed, at + _KEY_AT, *a.key)
+        wanted = self.function(*given, self.null)
+        if wanted:
+            scratch: Any = memory.POOL.block(wanted)  # of the pool, so that a step's arrays take the place over
+            if POISON:
+                scratch.view(np.float64).fill(np.nan)
+            self.function(*given, self.ffi.from_buffer(scratch))
+        self.frames.append((packed, given))
+
+    def _frame(self) -> tuple[bytearray, list[Any]]:
+        """All tensors, and what the kernel is given but scratch: pointers to them, and its parameters."""
+        packed = bytearray(self.tensors)
+        tensors = self.ffi.from_buffer("cc_tensor[]", packed)
+        return packed, [*(self.null if at is None else tensors + at for at in self.pointers), self.params]
+
+
+@functools.lru_cache(256)
+def _relayout(isa: str, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Launch:
+    slots = [_slot(shape, dtype, last) for last in (channels_last, not channels_last)]
+    return Launch("relayout", dtype, None, slots)
+
+
+class Forward(NamedTuple):
+    """What a plan's forward launches: None where there is nothing to compute."""
+
+    launch: Launch | None
+    results: list[Slot]
+    arguments: list[Slot | None]
+
+
+class Backward(NamedTuple):
+    """What a plan's backward launches for certain gradients: None where there is nothing to compute."""
+
+    launch: Launch | None
+    gradients: list[tuple[int, Slot | None]]  # of which argument; None where it is not wanted
+    read: list[Slot | None]
+
+
+def _slots(plan: Any) -> tuple[list[Slot | None], list[Slot]]:
+    """Of the arguments and of the results."""
+    arguments: list[Slot | None] = []
+    for given, role in zip(plan.inputs, plan.op.roles(plan.inputs), strict=True):
+        shape = plan.spec.random if role == "random" else given
+        dtype = np.dtype(np.int64) if role == "index" else plan.dtype
+        last = plan.channels_last and role not in ("index", "param")
+        arguments.append(None if shape is None else _slot(shape, dtype, last))
+    kinds = plan.spec.results.values()
+    return arguments, [_slot(shape, np.dtype(kind or plan.dtype), plan.channels_last) for shape, kind in kinds]
+
+
+def _forward(plan: Any) -> Forward:
+    op, (arguments, results) = plan.op, _slots(plan)
+    if not any(math.prod(slot.shape) for slot in results):
+        return Forward(None, results, arguments)
+    slots = [*results, arguments] if op.variadic else [*results, *arguments]
+    return Forward(Launch(f"{op.kernel}_forward", plan.dtype, plan.spec.params, slots), results, arguments)
+
+
+def _backward(plan: Any, needs: tuple[bool, ...], spare: bool) -> Backward:
+    op, (arguments, results) = plan.op, _slots(plan)
+    read = [results[0], *[(*arguments, *results)[place] for place in plan.saved]]
+    places = [i for i, role in enumerate(op.roles(arguments)) if role not in ("index", "random")]
+    wanted = [arguments[i] if needs[i] else None for i in places]
+    gradients = list(zip(places, wanted, strict=True))
+    if not any(needs) or not math.prod(results[0].shape):  # kernels divide by the lengths of what they are given
+        return Backward(None, gradients, read)
+    slots = [arguments, *read] if op.variadic else [*wanted, *read]
+    launch = Launch(
+        f"{op.kernel}_backward", plan.dtype, plan.spec.params, slots, len(slots) - len(read) if spare else None
+    )
+    return Backward(launch, gradients, read)
 
 
 # --- the backend ---------------------------------------------------------------------------------------------------
@@ -289,51 +405,46 @@ class NativeBackend:
                 return is_channels_last(a)
         return False
 
-    def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
-        last = spec.channels_last
-        read = [_ready(a, role, last) for a, role in zip(arrays, op.roles(arrays), strict=True)]
-        targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
-        results = [
-            target if target is not None and _may_write(op, target, arrays, last) else empty(shape, kind or dtype, last)
-            for target, (shape, kind) in zip(targets, spec.results.values(), strict=True)
-        ]
-        written = [(a, last) for a in results]
-        if any(a.size for a in results):
-            _call(f"{op.kernel}_forward", dtype, [*written, read] if op.variadic else written + read, spec.params)
+    def forward(self, plan: Any, arrays: Any, out: Any = None) -> tuple[Any, ...]:
+        isa = current_isa()
+        if isa not in plan.launches:
+            plan.launches[isa] = _forward(plan)
+        launch, slots, arguments = plan.launches[isa]
+        read = [slot and slot.ready(a) for slot, a in zip(arguments, arrays, strict=True)]
+        results = [slot.empty() for slot in slots] if out is None else _targets(plan.op, out, slots, arrays)
+        if launch is not None:
+            launch([*results, *read])
         for i, target in enumerate(out or ()):
             if results[i] is not target:
                 target[...] = results[i]
                 results[i] = target
         return tuple(results)
 
-    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
-        roles = [op.arrays.get(name, "map") for name in op.saved]
-        last = spec.channels_last
-        above = dense(dy, last)
-        spare = spare or above is not dy
-        read = [(above, last, (), spare), *(_ready(a, role, last) for a, role in zip(saved, roles, strict=True))]
+    def backward(self, plan: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
+        key = current_isa(), needs, spare
+        if key not in plan.launches:
+            plan.launches[key] = _backward(plan, needs, spare)
+        launch, slots, known = plan.launches[key]
+        read = [slot and slot.ready(a) for slot, a in zip(known, (dy, *saved), strict=True)]
+        if read[0] is not dy:
+            return self.backward(plan, needs, read[0], saved, spare=True)
         gradients: list[Any] = [None] * len(needs)
-        written: list[Any] = []
-        for i, role in enumerate(["many"] * len(needs) if op.variadic else op.arrays.values()):
-            if role in ("index", "random"):
-                continue
-            if needs[i]:
-                own = above if spare and op.elementwise else None
-                gradients[i] = empty(spec.inputs[i], dy.dtype, last and role != "param") if own is None else own
-            written.append((gradients[i], last and role != "param", spec.inputs[i] or ()))
-        if not dy.size:  # kernels divide by the lengths of what they are given
-            for gradient in gradients:
-                if gradient is not None:
-                    gradient.fill(0)
+        for i, slot in slots:
+            if slot is not None:
+                gradients[i] = dy if spare and plan.op.elementwise else slot.empty()
+        if launch is not None:
+            launch([*[gradients[i] for i, _ in slots], *read])
         elif any(needs):
-            _call(f"{op.kernel}_backward", dy.dtype, [written, *read] if op.variadic else written + read, spec.params)
+            for i, slot in slots:
+                if slot is not None:
+                    gradients[i].fill(0)
         return tuple(gradients)
 
     def random(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Uniforms:
         return Uniforms(key, shape)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        u = memory.empty(shape, dtype)
+        u = memory.empty(shape, np.dtype(dtype))
         module = loaded()
         kernel = getattr(module.lib, f"cc_uniform_{_SUFFIX[np.dtype(dtype)]}")
         kernel(module.ffi.cast(module.ffi.typeof(kernel).args[0], u.ctypes.data), u.size, *key)
@@ -351,35 +462,3 @@ def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | Uniforms | None,
         return dense(np.asarray(a, np.int64), False), False
     last = last and role != "param"
     return dense(np.asarray(a), last), last
-
-
-@functools.lru_cache(4096)
-def _prepared(isa: str, kernel: str, params: tuple[tuple[str, Any], ...]) -> tuple[Any, Any, Any]:
-    """The module's ffi, the kernel, and its parameter struct. Kernels only read that one, so that calls share it."""
-    ffi, lib = _module(isa).ffi, _module(isa).lib
-    function, given = getattr(lib, kernel), dict(params)
-    struct = ffi.typeof(function).args[-2]
-    if struct.item.kind != "struct":
-        return ffi, function, ffi.NULL
-    return ffi, function, ffi.new(struct, {name: _c_value(given[name]) for name, _ in struct.item.fields})
-
-
-def _call(kernel: str, dtype: Any, arguments: list[Any], params: Any) -> None:
-    """Call a kernel on (array, channels last[, shape]), or lists of them where it takes any number."""
-    known = tuple(vars(params).items()) if params else ()
-    ffi, function, struct = _prepared(current_isa(), f"{kernel}_{_SUFFIX[np.dtype(dtype)]}", known)
-    packed: list[bytes] = []
-    places: list[int | None] = []
-    for a in arguments:
-        # A list keeps its NULLs inside the tensors; a single array that is not there is a NULL tensor.
-        there = isinstance(a, list) or a[0] is not None
-        places.append(len(packed) if there else None)
-        if there:
-            packed += [_tensor(*each) for each in a] if isinstance(a, list) else [_tensor(*a)]
-    tensors = ffi.from_buffer("cc_tensor[]", b"".join(packed))
-    pointers = [ffi.NULL if at is None else tensors + at for at in places]
-    pointers.append(struct)
-    wanted = function(*pointers, ffi.NULL)
-    if wanted:
-        scratch = _scratch(wanted)
-        function(*pointers, ffi.cast("void *", scratch.__array_interface__["data"][0]))

@@ -5,8 +5,8 @@ A backend is an object with
     name                                     "numpy", "c" or "cuda"
     missing(op)                              why it cannot compute the op, or None
     channels_last(arrays, roles)             whether it runs a call on these arrays channels last
-    forward(op, spec, arrays, dtype, out)    all results, in spec's order
-    backward(op, spec, needs, dy, saved, spare)    a gradient or None per array argument; a spare dy may be overwritten
+    forward(plan, arrays, out)               all results, in the order of the plan's spec
+    backward(plan, needs, dy, saved, spare)  a gradient or None per array argument; a spare dy may be overwritten
     uniform(key, shape, dtype)               Philox uniforms
     random(key, shape, dtype)                what its forward takes in their place: the same, or a note to draw them
     full(shape, value, dtype)                a constant array
@@ -41,17 +41,17 @@ class NumPyBackend:
     def channels_last(self, arrays: Any, roles: Any) -> bool:
         return False
 
-    def forward(self, op: Any, spec: Any, arrays: Any, dtype: Any, out: Any = None) -> tuple[Any, ...]:
+    def forward(self, plan: Any, arrays: Any, out: Any = None) -> tuple[Any, ...]:
         # NumPy turns 0-d results into scalars; asarray turns them back into arrays.
-        results = tuple(np.asarray(result) for result in op.forward(spec.params, *arrays))
+        results = tuple(np.asarray(result) for result in plan.op.forward(plan.spec.params, *arrays))
         if out is None:
             return results
         for target, value in zip(out, results, strict=False):
             target[...] = value
         return (*out, *results[len(out) :])
 
-    def backward(self, op: Any, spec: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
-        gradients = op.backward(spec.params, needs, dy, *saved)
+    def backward(self, plan: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
+        gradients = plan.op.backward(plan.spec.params, needs, dy, *saved)
         return tuple(None if g is None else np.asarray(g) for g in gradients)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -96,9 +96,14 @@ def on_device(a: Any) -> bool:
     return type(a) is not np.ndarray and (hasattr(a, "__cuda_array_interface__") or hasattr(a, "copy_to_host"))
 
 
+def chosen() -> str:
+    """The backend that is meant where a call names none."""
+    return _chosen.get()
+
+
 def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
     """The backend that computes this call."""
-    name = name or _chosen.get()
+    name = name or chosen()
     device = any(map(on_device, arrays))
     if name == "auto":
         if device:

@@ -122,16 +122,20 @@ def softmax_cross_entropy_rule(logits: Any, labels: Any, *, reduction: str = "me
         raise ShapeError(f"softmax_cross_entropy: labels must have shape ({n},), got {tuple(labels.shape)}")
     if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
         raise CnncoreError(f"softmax_cross_entropy: reduction must be 'mean' or 'sum', got {reduction!r}")
-    if n:
-        found = select.to_host(labels)
-        low, high = int(found.min()), int(found.max())
-        if low < 0 or high >= k:
-            raise CnncoreError(
-                f"softmax_cross_entropy: labels must lie in [0, {k}), got {low if low < 0 else high} "
-                f"at index {int(found.argmin() if low < 0 else found.argmax())}"
-            )
     scale = 1.0 / n if reduction == "mean" and n else 1.0
     return Spec(SimpleNamespace(scale=scale), {"y": ((), None), "probabilities": ((n, k), None)})
+
+
+def softmax_cross_entropy_values(logits: Any, labels: Any) -> None:
+    if 0 in labels.shape:
+        return
+    found, k = select.to_host(labels), logits.shape[1]
+    low, high = int(found.min()), int(found.max())
+    if low < 0 or high >= k:
+        raise CnncoreError(
+            f"softmax_cross_entropy: labels must lie in [0, {k}), got {low if low < 0 else high} "
+            f"at index {int(found.argmin() if low < 0 else found.argmax())}"
+        )
 
 
 def softmax_cross_entropy_forward(p: Any, logits: np.ndarray, labels: np.ndarray) -> Arrays:
@@ -162,6 +166,6 @@ softmax_cross_entropy = register(
     Op(
         "softmax_cross_entropy", softmax_cross_entropy_rule, softmax_cross_entropy_forward,
         softmax_cross_entropy_backward, {"logits": MAP, "labels": INDEX}, ("probabilities", "labels"),
-        softmax_cross_entropy_domain, flops_free,
+        softmax_cross_entropy_domain, flops_free, softmax_cross_entropy_values,
     )
 )  # fmt: skip
