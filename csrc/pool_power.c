@@ -176,7 +176,7 @@ ONE(spread_lp, int halves) {
     vec x[VECTORS], sum[VECTORS] = {{0}};
     EACH_VECTOR x[u] = HERE;
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec y = ELEMENT(1, i), r = (odd ? x[u] : FN(magnitude)(x[u])) / y;
+        const vec y = ELEMENT(1, i), r = FN(quotient)(odd ? x[u] : FN(magnitude)(x[u]), y);
         sum[u] += l->share[i] * ELEMENT(0, i) * FN(power)(FN(select)(y == 0, (vec){0}, r), e, halves);
     }
     EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
@@ -219,9 +219,9 @@ INLINE void FN(scaled_expectation)(const pool_list *l, const REAL *x, const int 
     }
     EACH_VECTOR {
         const ivec number = FN(is_number)(best[u]);
-        const vec share = sum[u] / total[u], most = FN(splat)((REAL)INFINITY);
+        const vec share = FN(quotient)(sum[u], total[u]), most = FN(splat)((REAL)INFINITY);
         y[u] = FN(select)(number, best[u] * share, best[u]);
-        total[u] = FN(select)(number, total[u] / FN(power)(share, e, halves), most);
+        total[u] = FN(select)(number, FN(quotient)(total[u], FN(power)(share, e, halves)), most);
     }
 }
 
@@ -250,8 +250,9 @@ INLINE void FN(plain_expectation)(const pool_list *l, const REAL *x, const int n
         if (halves == 2) seen[u] = (ivec)total[u];
         odd[u] = FN(odd_sum)(sum[u], seen[u]);
         any |= odd[u];
-        y[u] = FN(select)(total[u] == 0, (vec){0}, sum[u] / total[u]);
-        total[u] = FN(select)(total[u] == 0, FN(splat)((REAL)INFINITY), total[u] / FN(power)(y[u], e, halves));
+        y[u] = FN(select)(total[u] == 0, (vec){0}, FN(quotient)(sum[u], total[u]));
+        const vec rest = FN(quotient)(total[u], FN(power)(y[u], e, halves));
+        total[u] = FN(select)(total[u] == 0, FN(splat)((REAL)INFINITY), rest);
     }
     if (FN(any)(any))
         for (int u = 0; u < n; u++) {
@@ -279,7 +280,7 @@ ONE(spread_expectation, int halves) {
     vec a[VECTORS], sum[VECTORS] = {{0}};
     EACH_VECTOR a[u] = FN(rectify)(HERE);
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
-        const vec y = ELEMENT(1, i), r = a[u] / y, share = ELEMENT(0, i) / ELEMENT(2, i);
+        const vec y = ELEMENT(1, i), r = FN(quotient)(a[u], y), share = FN(quotient)(ELEMENT(0, i), ELEMENT(2, i));
         const vec slope = FN(power)(r, e, halves) * ((REAL)(e + 2) * r - (REAL)(e + 1));
         sum[u] += FN(select)(y == 0, (vec){0}, slope * share);
     }
@@ -320,7 +321,7 @@ ONE(reduce_entropy) {
     }
     EACH_VECTOR {
         odd[u] = FN(odd_sum)(sum[u], (ivec)sum[u]);
-        ratio[u] = FN(select)(sum[u] == 0, (vec){0}, (vec)best[u] / (sum[u] * l->share[0]));
+        ratio[u] = FN(select)(sum[u] == 0, (vec){0}, FN(quotient)((vec)best[u], sum[u] * l->share[0]));
         y[u] = (vec)best[u] * ratio[u];
         any |= odd[u];
     }

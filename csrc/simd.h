@@ -156,6 +156,13 @@ INLINE int FN(any)(ivec mask) {
     for (int j = 0; j < (int)(sizeof mask / sizeof(uint64_t)); j++) some |= part[j];
     return some != 0;
 }
+/* a / b, for a selection: with AVX-512 GCC would divide twice, since it makes a mask of the selection and has the
+ * division under it besides. */
+INLINE vec FN(quotient)(vec a, vec b) {
+    vec q = a / b;
+    IN_REGISTER(q);
+    return q;
+}
 INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
 
 /* V x V elements, transposed: log2(V) rounds of interleaving row i with row i + V/2. */

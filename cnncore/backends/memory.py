@@ -115,8 +115,7 @@ class Pool:
                 found = place.address, place.segment
             else:
                 self._add(place.address, place.size, place.segment)
-        if self.held > SLACK * self.most:
-            self._shrink(SLACK * self.most)
+                self._shrink(SLACK * self.most)
         return found
 
     def _take(self, size: int) -> tuple[int, Segment]:
@@ -178,11 +177,7 @@ if hasattr(os, "register_at_fork"):  # a child finds the pool as no thread is in
     )  # fmt: skip
 
 
-def block(size: int) -> Block | None:
-    """So many bytes of the pool; None where that is not worth it."""
-    return POOL.block(size) if size >= SMALL else None
-
-
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """np.empty, from the pool where that is worth it."""
-    return np.ndarray(shape, dtype, block(math.prod(shape) * dtype.itemsize))
+    size = math.prod(shape) * dtype.itemsize
+    return np.ndarray(shape, dtype, POOL.block(size) if size >= SMALL else None)

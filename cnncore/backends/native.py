@@ -12,7 +12,6 @@ import contextvars
 import functools
 import hashlib
 import importlib.util
-import math
 import os
 import struct
 from collections.abc import Iterator
@@ -198,7 +197,8 @@ class Slot:
         self.strides = tuple([strides[axis] * dtype.itemsize for axis in present])
 
     def empty(self) -> np.ndarray:
-        a = np.ndarray(self.shape, self.dtype, memory.block(self.size), 0, self.strides)
+        block = memory.POOL.block(self.size) if self.size >= memory.SMALL else None
+        a = np.ndarray(self.shape, self.dtype, block, 0, self.strides)
         if POISON:
             a.fill(np.nan if a.dtype.kind == "f" else np.iinfo(a.dtype).max)
         return a
@@ -329,7 +329,7 @@ class Forward(NamedTuple):
 
     launch: Launch | None
     results: list[Slot]
-    arguments: list[Slot | None]
+    copied: list[tuple[int, Slot]]  # of the arguments, those that a kernel cannot take as they lie
 
 
 class Backward(NamedTuple):
@@ -352,12 +352,13 @@ def _slots(plan: Any) -> tuple[list[Slot | None], list[Slot]]:
     return arguments, [_slot(shape, np.dtype(kind or plan.dtype), plan.channels_last) for shape, kind in kinds]
 
 
-def _forward(plan: Any) -> Forward:
+def _forward(plan: Any, arrays: Any) -> Forward:
     op, (arguments, results) = plan.op, _slots(plan)
-    if not any(math.prod(slot.shape) for slot in results):
-        return Forward(None, results, arguments)
+    copied = [(i, slot) for i, slot in enumerate(arguments) if slot and slot.ready(arrays[i]) is not arrays[i]]
+    if not any(slot.size for slot in results):
+        return Forward(None, results, copied)
     slots = [*results, arguments] if op.variadic else [*results, *arguments]
-    return Forward(Launch(f"{op.kernel}_forward", plan.dtype, plan.spec.params, slots), results, arguments)
+    return Forward(Launch(f"{op.kernel}_forward", plan.dtype, plan.spec.params, slots), results, copied)
 
 
 def _backward(plan: Any, needs: tuple[bool, ...], spare: bool) -> Backward:
@@ -366,7 +367,7 @@ def _backward(plan: Any, needs: tuple[bool, ...], spare: bool) -> Backward:
     places = [i for i, role in enumerate(op.roles(arguments)) if role not in ("index", "random")]
     wanted = [arguments[i] if needs[i] else None for i in places]
     gradients = list(zip(places, wanted, strict=True))
-    if not any(needs) or not math.prod(results[0].shape):  # kernels divide by the lengths of what they are given
+    if not any(needs) or not results[0].size:  # kernels divide by the lengths of what they are given
         return Backward(None, gradients, read)
     slots = [arguments, *read] if op.variadic else [*wanted, *read]
     launch = Launch(
@@ -408,9 +409,11 @@ class NativeBackend:
     def forward(self, plan: Any, arrays: Any, out: Any = None) -> tuple[Any, ...]:
         isa = current_isa()
         if isa not in plan.launches:
-            plan.launches[isa] = _forward(plan)
-        launch, slots, arguments = plan.launches[isa]
-        read = [slot and slot.ready(a) for slot, a in zip(arguments, arrays, strict=True)]
+            plan.launches[isa] = _forward(plan, arrays)
+        launch, slots, copied = plan.launches[isa]
+        read = list(arrays)
+        for i, slot in copied:
+            read[i] = slot.ready(read[i])
         results = [slot.empty() for slot in slots] if out is None else _targets(plan.op, out, slots, arrays)
         if launch is not None:
             launch([*results, *read])

@@ -175,7 +175,7 @@ class Op:
 
 @dataclass(slots=True)
 class Plan:
-    """All of a call that its op, attributes, and the shapes, types and strides of its arrays decide; calls share it.
+    """All of a call that its op, attributes, and its arrays' shapes, types and strides decide; calls share it.
 
     attrs: the attributes' values.
     dtype: that of the float arguments; `inputs`: the shapes of all array arguments, None where left out.
@@ -366,7 +366,7 @@ def _signature(a: Any) -> Any:
     """What a plan depends on of an array argument. Raises TypeError for what is neither a NumPy array nor left out nor
     a key of randomness."""
     if type(a) is np.ndarray:
-        return a.shape, a.strides, a.dtype
+        return a.shape, a.strides, a.dtype, a.flags.aligned
     if a is None or type(a) is tuple:
         return type(a)
     raise TypeError
