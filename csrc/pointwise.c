@@ -8,6 +8,8 @@
  *   concat   7.0 -> 4.6      streaming.
  *   sigmoid  7.1 -> 4.5      streaming 0.9; the rest by exp_down (vmath.h), which needs half of exp's instructions, and
  *                            a loop over whole vectors that leaves constants in registers.
+ *   tanh, sigmoid forward, Zen 4, AVX2: 1.46, 1.40 -> 1.22, 1.28 by shorter chains (vmath.h) -> 1.09, 1.15 in two loops
+ *                            (EACH_VECTOR_TWICE); with AVX-512 0.97, 1.02 -> 0.95, 0.95, a plain pass 0.9.
  *   dropout  9.5 -> 4.8      7.0 without floats: uniforms are never made, words become bytes in place (philox.h); 5.8
  *                            by masks made in registers from 64 bytes; 5.3 by drawing in a quarter less time; the rest,
  *                            where maps are contiguous, by drawing and dropping in one loop: hot, a word takes 0.75 ns
@@ -25,6 +27,7 @@
 #ifndef POINTWISE_H
 #define POINTWISE_H
 #define PIECE 16384
+#define VECTORS (512 / CC_VECTOR_BYTES)
 #define AHEAD (2048 / (int64_t)sizeof(REAL)) /* of dropout: what is fetched while words are drawn */
 /* for every piece [i0, i1) of `count` elements, in parallel */
 #define PIECES(count)                                                                                               \
@@ -50,6 +53,29 @@
         cc_end_stream();                                                                                            \
     }                                                                                                               \
     return 0;
+
+/* to[i] = LAST(FIRST(x[i]), x[i]), in two loops over VECTORS vectors: the chain from x to the result, divided, is as long as
+ * ten vectors' instructions take, and no processor looks so far ahead. */
+#define EACH_VECTOR_TWICE(RESULT, FIRST, LAST, x)                                                                   \
+    REAL *to = (RESULT)->data;                                                                                      \
+    const REAL *from = (x)->data;                                                                                   \
+    const int64_t count = cc_count(RESULT);                                                                         \
+    const int past = cc_past_cache(count * (int64_t)sizeof(REAL));                                                  \
+    PIECES(count) {                                                                                                 \
+        int64_t i = i0;                                                                                             \
+        for (; i + VECTORS * V <= i1; i += VECTORS * V) {                                                           \
+            vec half[VECTORS];                                                                                      \
+            for (int j = 0; j < VECTORS; j++) half[j] = FIRST(FN(load)(from + i + j * V));                          \
+            for (int j = 0; j < VECTORS; j++)                                                                       \
+                FN(stream)(to + i + j * V, LAST(half[j], FN(load)(from + i + j * V)), past);                        \
+        }                                                                                                           \
+        for (; i < i1; i += V) {                                                                                    \
+            const vec rest = FN(load_n)(from + i, i1 - i);                                                          \
+            FN(store_n)(to + i, LAST(FIRST(rest), rest), i1 - i);                                                   \
+        }                                                                                                           \
+        cc_end_stream();                                                                                            \
+    }                                                                                                               \
+    return 0;
 #endif
 
 /* `lanes` elements of the sum of `count` arrays, from i on */
@@ -63,9 +89,11 @@ int64_t FN(relu_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
     EACH_VECTOR(y, FN(rectify)(LOAD(x->data)))
 }
 int64_t FN(sigmoid_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
-    EACH_VECTOR(y, FN(sigmoid)(LOAD(x->data)))
+    EACH_VECTOR_TWICE(y, FN(sigmoid_first), FN(sigmoid_last), x)
 }
-int64_t FN(tanh_forward)(cc_out y, cc_in x, const void *p, void *scratch) { EACH_VECTOR(y, FN(tanh)(LOAD(x->data))) }
+int64_t FN(tanh_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
+    EACH_VECTOR_TWICE(y, FN(tanh_first), FN(tanh_last), x)
+}
 
 int64_t FN(relu_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scratch) {
     EACH_VECTOR(dx, FN(select)(LOAD(y->data) <= 0, (vec){0}, LOAD(dy->data)))

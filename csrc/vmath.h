@@ -1,5 +1,5 @@
-/* exp, log, pow, sigmoid and tanh of a vector: branch-free, within 2 units in the last place over the whole range
- * (tests/test_vmath.py). Included by kernel files, after twice.h.
+/* exp, log, pow, sigmoid and tanh of a vector: branch-free, over the whole range within 2 units in the last place, sigmoid
+ * and tanh (of floats) within 2.5 (tests/test_vmath.py). Included by kernel files, after twice.h.
  *
  * x = n log 2 + r with n an integer and |r| <= log(2) / 2, so exp(x) = 2^n (1 + q) with q = exp(r) - 1, r's Taylor series.
  * log 2 is split in two, the first with so few bits that n times it is exact. A NaN passes every step as a NaN: limits
@@ -55,14 +55,24 @@ INLINE vec FN(exp_reduce)(vec x, ivec *n) {
     return (x - whole * LOG2_HIGH) - whole * LOG2_LOW;
 }
 
+/* r + c[2] r^2 + c[3] r^3 + ... Even and odd powers need not wait for each other: processors look but some 130 instructions
+ * ahead, so functions take the less time the shorter their longest chain is. */
+INLINE vec FN(series)(vec r, const REAL *c) {
+    const vec square = r * r;
+    vec odd = FN(splat)(c[EXP_TERMS]), even = FN(splat)(c[EXP_TERMS - 1]);
+    UNROLL for (int k = EXP_TERMS - 2; k > 1; k -= 2) {
+        odd = odd * square + c[k];
+        even = even * square + c[k - 1];
+    }
+    return r + square * (odd * r + even);
+}
+
 /* q */
 INLINE vec FN(exp_series)(vec r) {
     static const REAL inverse[] = {0,        1,         1.0 / 2,    1.0 / 6,     1.0 / 24,     1.0 / 120,      1.0 / 720,
                                    1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800,
                                    1.0 / 479001600, 1.0 / 6227020800.0}; /* 1 / k! */
-    vec series = FN(splat)(inverse[EXP_TERMS]);
-    UNROLL for (int k = EXP_TERMS - 1; k > 1; k--) series = series * r + inverse[k];
-    return r + r * r * series;
+    return FN(series)(r, inverse);
 }
 
 /* 2^n for n from the exponent of the smallest normal number to that of the largest */
@@ -104,31 +114,41 @@ INLINE vec FN(exp)(vec x) {
     return FN(scale)(1 + FN(exp_series)(r), n);
 }
 
-/* exp of x <= 0. 2^(n + 64) is normal for all n there are, so the one product that may round to a subnormal is the last. */
-INLINE vec FN(exp_down)(vec x) {
+/* 2^64 exp(x), x <= 0: never subnormal, for all n there are */
+#define LIFT (REAL)0x1p64
+INLINE vec FN(exp_lifted)(vec x) {
     ivec n;
     const vec q = FN(exp_series)(FN(exp_reduce)(FN(larger)(FN(splat)(EXP_LEAST), x), &n));
     const vec power = FN(power_of_two)(n + 64);
-    return (power * q + power) * (REAL)0x1p-64;
+    return power * q + power;
 }
+
+/* exp of x <= 0. Of its products only the last may round to a subnormal. */
+INLINE vec FN(exp_down)(vec x) { return FN(exp_lifted)(x) * (1 / LIFT); }
 
 #define SIGN_BIT (((ivec){0} - 1) << (int)(8 * sizeof(REAL) - 1))
 INLINE vec FN(magnitude)(vec x) { return (vec)((ivec)x & ~SIGN_BIT); }
 INLINE vec FN(with_sign)(vec a, vec of) { return (vec)((ivec)a | ((ivec)of & SIGN_BIT)); } /* a >= 0 */
 
-/* With e = exp(-|x|), which cannot overflow: 1 / (1 + e), or for negative x, e / (1 + e). */
-INLINE vec FN(sigmoid)(vec x) {
-    const vec e = FN(exp_down)((vec)((ivec)x | SIGN_BIT));
-    return FN(select)((ivec)x < 0, e, FN(splat)(1)) / (1 + e);
-}
+/* Sigmoid and tanh in two halves, the second with a division: whoever takes many vectors through one and then through the
+ * other has shorter chains. */
 
-/* With m = exp(2 |x|) - 1: m / (m + 2). m = 2^n q + (2^n - 1) keeps the precision of small x, where n = 0. */
-INLINE vec FN(tanh)(vec x) {
-    ivec n;
-    const vec a = FN(smaller)(FN(splat)(TANH_MOST), FN(magnitude)(x));
-    const vec q = FN(exp_series)(FN(exp_reduce)(a + a, &n)), power = FN(power_of_two)(n), m = power * q + (power - 1);
-    return FN(with_sign)(m / (m + 2), x);
+/* With e = exp(-|x|), which cannot overflow: 1 / (1 + e), or for negative x, e / (1 + e); both lifted by 2^64. */
+INLINE vec FN(sigmoid_first)(vec x) { return FN(exp_lifted)((vec)((ivec)x | SIGN_BIT)); }
+INLINE vec FN(sigmoid_last)(vec e, vec x) { return FN(select)((ivec)x < 0, e, FN(splat)(LIFT)) / (LIFT + e); }
+
+/* With h = (exp(2 |x|) - 1) / 2: h / (h + 1). |x| = n log(2) / 2 + r, whose error matters less the larger n is, so log 2
+ * is one number here. h = 2^n q + (2^n - 1) / 2, with q = (exp(2 r) - 1) / 2, keeps the precision of small x, where n = 0. */
+INLINE vec FN(tanh_first)(vec x) {
+    static const REAL inverse[] = {0,      1,        1.0,       2.0 / 3,    1.0 / 3,     2.0 / 15,      2.0 / 45,
+                                   4.0 / 315, 1.0 / 315, 2.0 / 2835, 2.0 / 14175, 4.0 / 155925,
+                                   2.0 / 467775, 4.0 / 6081075}; /* 2^(k-1) / k! */
+    const vec a = FN(smaller)(FN(splat)(TANH_MOST), FN(magnitude)(x)), rounder = FN(splat)(ROUNDER);
+    const vec shifted = a * (REAL)0x1.71547652b82fep1 + rounder, power = FN(power_of_two)((ivec)shifted - (ivec)rounder);
+    const vec q = FN(series)(a - (shifted - rounder) * (REAL)0x1.62e42fefa39efp-2, inverse);
+    return power * q + (power * (REAL)0.5 - (REAL)0.5);
 }
+INLINE vec FN(tanh_last)(vec h, vec x) { return FN(with_sign)(h / (h + 1), x); }
 
 /* exp of `count` numbers, in place */
 INLINE void FN(exp_run)(REAL *x, int64_t count) {
@@ -224,6 +244,7 @@ INLINE vec FN(pow)(vec x, vec e) {
 }
 
 #undef SIGN_BIT
+#undef LIFT
 #undef ROUNDER
 #undef LOG2_HIGH
 #undef LOG2_LOW
