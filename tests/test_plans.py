@@ -126,6 +126,18 @@ def test_where_an_array_lies_is_looked_at_in_every_call(backend):
         assert y == 2 and ctx.backward(np.float64(3))[0] == 3
 
 
+@pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
+def test_kernels_get_the_addresses_of_their_arrays(tmp_path):
+    from cnncore.backends import native
+
+    base = np.arange(48.0).reshape(2, 4, 6)
+    file = np.memmap(tmp_path / "map", np.float64, "w+", shape=(3,))
+    arrays = [base, base[1:, ::2, 3:], base.T, base[:0], np.array(2.0), np.asfortranarray(base), file, misaligned(base)]
+    launch = native.Launch("relu_forward", np.float64, None, [native.Slot((), np.dtype(float), False)] * 2)
+    for a in arrays:
+        assert launch.words(id(a) + native._HEAD)[0] == a.__array_interface__["data"][0]
+
+
 def test_plans_do_not_pile_up():
     value, grad = np.ones(3, np.float32), np.ones(3, np.float32)
     for step in range(3 * MOST_PLANS):

@@ -44,21 +44,13 @@ class Segment(NamedTuple):
     memory: np.ndarray  # a Block, from there on
 
 
-class Place(NamedTuple):
-    """Where a block in use is."""
-
-    tie: weakref.ref[Block]
-    address: int
-    size: int
-    segment: Segment
-
-
 class Pool:
     """Blocks of memory, cut and joined within segments. Safe for threads."""
 
     def __init__(self) -> None:
         self.returned: deque[weakref.ref[Block]] = deque()  # ties of blocks whose arrays are gone
-        self._places: dict[int, Place] = {}  # of all blocks in use, by the id of the tie
+        # id of a tie -> the tie, address, size and segment of a block in use
+        self._places: dict[int, tuple[weakref.ref[Block], int, int, Segment]] = {}
         self.lock = threading.Lock()
         self._free: list[tuple[int, int, Segment]] = []  # (size, address, segment) of the blocks that wait, sorted
         self._sizes: dict[int, int] = {}  # address -> size of the same blocks
@@ -94,7 +86,7 @@ class Pool:
                 # When the block dies, the deque's `append` is called. A `__del__` or any other function in Python would
                 # do, but Ctrl-C may arrive while it runs, and what is raised in there is lost.
                 tie = weakref.ref(block, self.returned.append)
-                self._places[id(tie)] = Place(tie, address, size, segment)
+                self._places[id(tie)] = tie, address, size, segment
                 self._used += size
                 if self._used > self.mark:
                     self.mark, self.most = self._used, max(self.most, self._used)
@@ -107,14 +99,15 @@ class Pool:
         """Take back what was returned, but for a block of just this size: that one is what is asked for."""
         found = None
         while self.returned:
-            place = self._places.pop(id(self.returned.popleft()), None)
-            if place is None:  # Ctrl-C came before it was written down
+            known = self._places.pop(id(self.returned.popleft()), None)
+            if known is None:  # Ctrl-C came before it was written down
                 continue
-            self._used -= place.size
-            if found is None and place.size == size:
-                found = place.address, place.segment
+            _, address, freed, segment = known
+            self._used -= freed
+            if found is None and freed == size:
+                found = address, segment
             else:
-                self._add(place.address, place.size, place.segment)
+                self._add(address, freed, segment)
                 self._shrink(SLACK * self.most)
         return found
 
