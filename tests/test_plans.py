@@ -127,6 +127,17 @@ def test_where_an_array_lies_is_looked_at_in_every_call(backend):
 
 
 @pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
+@pytest.mark.parametrize("shape", [(2, 2, 4, 4), (1, 4, 4, 4)])
+def test_kernels_do_not_read_what_was_resized_since_forward(shape):
+    """Neither an array of less memory, whose strides may be the same, nor of as much."""
+    x = RNG.standard_normal((4, 2, 2, 4)) if shape[0] == 1 else RNG.standard_normal((4, 2, 4, 4))
+    y, ctx = cc.ops.lp_pool(x, kernel=2, backend="c")
+    x.resize(shape, refcheck=False)
+    with pytest.raises(ShapeError, match="has become"):
+        ctx.backward(np.ones_like(y))
+
+
+@pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
 def test_kernels_get_the_addresses_of_their_arrays(tmp_path):
     from cnncore.backends import native
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import BackendError
+from ..errors import BackendError, ShapeError
 from ..ops.geometry import Window
 from . import memory
 
@@ -207,7 +207,9 @@ class Slot:
         return a
 
     def ready(self, a: Any) -> Any:
-        """a itself where a kernel can take it, else a copy of it."""
+        """a itself where a kernel can take it, else a copy of it. Raises ShapeError for one that was resized since."""
+        if a.shape != self.shape:
+            raise ShapeError(f"c: an array of shape {self.shape} that backward reads has become one of {a.shape}")
         if isinstance(a, np.ndarray) and a.strides == self.strides and a.dtype == self.dtype and a.flags.aligned:
             return a
         return a if isinstance(a, Uniforms) else dense(np.asarray(a, self.dtype), self.last)
