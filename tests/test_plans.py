@@ -144,7 +144,7 @@ def test_kernels_get_the_addresses_of_their_arrays(tmp_path):
     base = np.arange(48.0).reshape(2, 4, 6)
     file = np.memmap(tmp_path / "map", np.float64, "w+", shape=(3,))
     arrays = [base, base[1:, ::2, 3:], base.T, base[:0], np.array(2.0), np.asfortranarray(base), file, misaligned(base)]
-    launch = native.Launch("relu_forward", np.float64, None, [native.Slot((), np.dtype(float), False)] * 2)
+    launch = native.Launch("relu_forward", np.dtype(float), None, [native.Slot((), np.dtype(float), False)] * 2)
     for a in arrays:
         assert launch.words(id(a) + native._HEAD)[0] == a.__array_interface__["data"][0]
 

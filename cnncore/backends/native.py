@@ -272,6 +272,16 @@ def _c_value(value: Any) -> Any:
     return {name: (fill,) * missing + getattr(value, name) for name, fill in _AXIS_FILL.items()}
 
 
+@functools.cache
+def _found(isa: str, kernel: str) -> tuple[Any, Any, Any, Any, list[str]]:
+    """The module's ffi, what gives the words from an address on, a kernel, its parameters' type and their names."""
+    ffi, lib = _module(isa).ffi, _module(isa).lib
+    function = getattr(lib, kernel)
+    record = ffi.typeof(function).args[-2]
+    names = [name for name, _ in record.item.fields] if record.item.kind == "struct" else []
+    return ffi, functools.partial(ffi.cast, ffi.typeof("uintptr_t *")), function, record, names
+
+
 class Launch:
     """A kernel of the current instruction set with its parameters and slots: all of a call but where the arrays lie.
 
@@ -279,16 +289,11 @@ class Launch:
     spare: the number of the argument that may be overwritten.
     """
 
-    def __init__(self, kernel: str, dtype: Any, params: Any, slots: list[Any], spare: int | None = None) -> None:
-        module = loaded()
-        self.ffi, self.null = module.ffi, module.ffi.NULL
-        self.words = functools.partial(module.ffi.cast, module.ffi.typeof("uintptr_t *"))  # memory from an address on
-        self.function = getattr(module.lib, f"{kernel}_{_SUFFIX[np.dtype(dtype)]}")
-        record = module.ffi.typeof(self.function).args[-2]
-        self.params = self.null
-        if record.item.kind == "struct":
-            fields = {name: _c_value(getattr(params, name)) for name, _ in record.item.fields}
-            self.params = module.ffi.new(record, fields)
+    def __init__(self, kernel: str, dtype: np.dtype, params: Any, slots: list[Any], spare: int | None = None) -> None:
+        self.ffi, self.words, self.function, record, fields = _found(current_isa(), f"{kernel}_{_SUFFIX[dtype]}")
+        self.null = self.params = self.ffi.NULL
+        if fields:
+            self.params = self.ffi.new(record, {name: _c_value(getattr(params, name)) for name in fields})
         self.tensors = b""
         self.pointers: list[int | None] = []  # of the arguments, to the tensors
         for number, slot in enumerate(slots):
