@@ -135,14 +135,11 @@ class Pool:
     def _shrink(self, limit: float) -> None:
         """Let segments go that are not in use, the largest first, until no more than `limit` is held."""
         while self.held > limit:
-            for size, address, _ in reversed(self._free):
-                if address in self._segments and self._segments[address].size == size:
-                    break
-            else:
+            whole = next((address for size, address, segment in reversed(self._free) if size == segment.size), None)
+            if whole is None:
                 return
-            self._remove(address)
-            del self._segments[address]
-            self.held -= size
+            del self._segments[whole]
+            self.held -= self._remove(whole)
 
     def _add(self, address: int, size: int, segment: Segment) -> None:
         """Let a block wait, as one with those that it touches."""

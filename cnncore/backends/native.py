@@ -448,10 +448,10 @@ class NativeBackend:
                 gradients[i] = dy if spare and plan.op.elementwise else slot.empty()
         if launch is not None:
             launch([*[gradients[i] for i, _ in slots], *read])
-        elif any(needs):
-            for i, slot in slots:
-                if slot is not None:
-                    gradients[i].fill(0)
+        else:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.fill(0)
         return tuple(gradients)
 
     def random(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Uniforms:

@@ -409,8 +409,6 @@ def _fill(op: Op, arrays: Arrays) -> Arrays:
         if not arrays:
             raise CnncoreError(f"{op.name}: needs at least one array")
         return arrays
-    if len(arrays) == len(op.arrays):
-        return arrays
     if len(arrays) > len(op.arrays):
         raise CnncoreError(
             f"{op.name}: takes {len(op.arrays)} arrays ({', '.join(op.arrays)}), got {len(arrays)}; "
