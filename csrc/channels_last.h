@@ -36,8 +36,7 @@ static inline map_view FN(view)(cc_in t, const int64_t low[3], const int64_t pad
     REAL *packed = cc_take(arena, (shape[0] * image) * (int64_t)sizeof(REAL));
     map_view v = {packed, image, {plane, row, c}};
     if (!packed) return v;
-    PARALLEL_FOR
-    for (int64_t np = 0; np < shape[0] * padded[0]; np++) {
+    PARALLEL_TASKS(np, shape[0] * padded[0]) {
         const int64_t n = np / padded[0], d = np % padded[0] - low[0];
         for (int64_t hp = 0; hp < padded[1]; hp++) {
             const int64_t h = hp - low[1];

@@ -122,8 +122,7 @@ static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, cons
 static int64_t FN(subtract)(cc_out y, cc_in x, const cc_subtractive_norm *p, int turned, void *scratch) {
     const contrast_job j = FN(contrast_plan)(x, p->before, p->after, p->sigma, 1, scratch);
     if (!scratch) return j.bytes;
-    PARALLEL_FOR
-    for (int64_t n = 0; n < j.images; n++) {
+    PARALLEL_TASKS(n, j.images) {
         const REAL *from = (const REAL *)x->data + n * j.image;
         REAL *to = (REAL *)y->data + n * j.image, *mean = j.own + j.own_count * cc_thread();
         FN(sum_maps)(&j, mean, from, NULL, 1 / (REAL)j.maps);
@@ -160,8 +159,7 @@ int64_t FN(divisive_norm_forward)(cc_out y, cc_out local, cc_out divisor, cc_out
                                   const cc_divisive_norm *p, void *scratch) {
     const contrast_job j = FN(contrast_plan)(x, p->before, p->after, p->sigma, 0, scratch);
     if (!scratch) return j.bytes;
-    PARALLEL_FOR
-    for (int64_t n = 0; n < j.images; n++) {
+    PARALLEL_TASKS(n, j.images) {
         const REAL *from = (const REAL *)x->data + n * j.image;
         REAL *to = (REAL *)y->data + n * j.image, *padded = j.own + j.own_count * cc_thread();
         REAL *r = (REAL *)local->data + n * j.pixels, *d = (REAL *)divisor->data + n * j.pixels;
@@ -178,8 +176,7 @@ int64_t FN(divisive_norm_backward)(cc_out dx, cc_in dy, cc_in x, cc_in local, cc
                                    const cc_divisive_norm *p, void *scratch) {
     const contrast_job j = FN(contrast_plan)(x, p->before, p->after, p->sigma, 1, scratch);
     if (!scratch) return j.bytes;
-    PARALLEL_FOR
-    for (int64_t n = 0; n < j.images; n++) {
+    PARALLEL_TASKS(n, j.images) {
         const REAL *v = (const REAL *)x->data + n * j.image, *g = (const REAL *)dy->data + n * j.image;
         const REAL *r = (const REAL *)local->data + n * j.pixels, *d = (const REAL *)divisor->data + n * j.pixels;
         const int32_t *won = (const int32_t *)winner->data + n * j.pixels;

@@ -66,8 +66,7 @@ static int64_t FN(panel)(const row_list *rows, int64_t r, int64_t most, int64_t 
 
 /* Weights as [block][row][lane]: lane j of block b is map b * BLOCK + j, whose weights stand `map_stride` apart. */
 static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int64_t maps, int64_t map_stride) {
-    PARALLEL_FOR
-    for (int64_t b = 0; b < cc_ceil_div(maps, BLOCK); b++) {
+    PARALLEL_TASKS(b, cc_ceil_div(maps, BLOCK)) {
         const int64_t lanes = MIN(BLOCK, maps - b * BLOCK);
         for (int64_t r = 0; r < rows->count; r++) {
             REAL *lane = to + (b * rows->count + r) * BLOCK;
@@ -151,8 +150,7 @@ static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const
     const int64_t map_tasks = cc_ceil_div(blocks, per_task);
     const REAL *bias = f.bias;
     f.past = cc_past_cache(pixels * maps * (int64_t)sizeof(REAL));
-    PARALLEL_FOR
-    for (int64_t task = 0; task < pixel_tasks * map_tasks; task++) {
+    PARALLEL_TASKS(task, pixel_tasks * map_tasks) {
         const int64_t first = task / map_tasks * PIXELS, first_block = task % map_tasks * per_task;
         const int64_t count = MIN(PIXELS, pixels - first);
         int64_t in[PIXELS], out[PIXELS];
@@ -163,7 +161,6 @@ static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const
             FN(gather_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count, &own,
                              MIN(BLOCK, maps - k), g->out_channel);
         }
-        if (f.past) cc_end_stream();
     }
 }
 
@@ -236,9 +233,8 @@ INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t
 static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
                     finish f, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g);
-    PARALLEL_FOR
-    for (int64_t first = 0; first < pixels; first += PIXELS) {
-        const int64_t count = MIN(PIXELS, pixels - first);
+    PARALLEL_PIECES(first, last, pixels, PIXELS) {
+        const int64_t count = last - first;
         int64_t in[PIXELS], out[PIXELS];
         FN(locate)(g, first, count, in, out);
         for (int64_t k = 0; k < maps; k += DOT_MAPS) {

@@ -43,8 +43,7 @@ int64_t FN(conv_v1_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *
     const cc_window *win = &p->window;
     const int64_t channels = w->shape[1], maps = w->shape[0] / p->groups, all = w->shape[0];
     const int64_t taps = win->kernel[0] * win->kernel[1] * win->kernel[2];
-    PARALLEL_FOR
-    for (int64_t i = 0; i < y->shape[0] * all; i++) {
+    PARALLEL_TASKS(i, y->shape[0] * all) {
         const int64_t n = i / all, k = i % all, first = k / maps * channels;
         int64_t o[3], t[3];
         EACH(o, win->out) {
@@ -89,8 +88,7 @@ int64_t FN(conv_v2_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *
     const int64_t taps = win->kernel[0] * win->kernel[1] * win->kernel[2], rows = channels * taps;
     if (!scratch) return cc_threads * line * rows * (int64_t)sizeof(REAL);
     const int64_t lines = win->out[0] * win->out[1];
-    PARALLEL_FOR
-    for (int64_t i = 0; i < y->shape[0] * p->groups * lines; i++) {
+    PARALLEL_TASKS(i, y->shape[0] * p->groups * lines) {
         const int64_t n = i / lines / p->groups, group = i / lines % p->groups;
         const REAL *from = (const REAL *)x->data + n * x->stride[0] + group * channels * x->stride[1];
         const REAL *filters = (const REAL *)w->data + group * maps * rows;

@@ -119,8 +119,7 @@ void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw,
     const int64_t pixels = FN(grid_pixels)(g);
     const weight_cut c = FN(cut_weights)(rows->count, maps, pixels);
     const int64_t tasks = c.row_tasks * c.map_tasks, biases = c.blocks * c.rows * BLOCK;
-    PARALLEL_FOR
-    for (int64_t i = 0; i < tasks * c.parts; i++) {
+    PARALLEL_TASKS(i, tasks * c.parts) {
         const int64_t task = i / c.parts, part = i % c.parts;
         const int64_t row = task / c.map_tasks * ROWS, k = task % c.map_tasks * c.blocks * BLOCK;
         REAL *sum = sums + i * c.size;
@@ -128,8 +127,7 @@ void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw,
                         x, dy + k, MIN(c.blocks * BLOCK, maps - k), pixels * part / c.parts,
                         pixels * (part + 1) / c.parts);
     }
-    PARALLEL_FOR
-    for (int64_t i = 0; i < tasks * c.blocks; i++) {
+    PARALLEL_TASKS(i, tasks * c.blocks) {
         const int64_t task = i / c.blocks, b = i % c.blocks;
         const int64_t row = task / c.map_tasks * ROWS, k = (task % c.map_tasks * c.blocks + b) * BLOCK;
         REAL *sum = sums + task * c.parts * c.size, *block = sum + b * c.rows * BLOCK, *bias = sum + biases + b * BLOCK;

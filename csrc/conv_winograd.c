@@ -153,12 +153,10 @@ static void tile_out(const layer *l, int64_t tile, int64_t k, const float *from,
 static void convolve(const layer *l, const space *s, const float *bias, float *y) {
     const int64_t all = count_tiles(l), points = l->alpha * l->alpha;
     memset(s->zeros, 0, l->channels * sizeof(float));
-    PARALLEL_FOR
-    for (int64_t k = 0; k < l->maps; k += BLOCK)
+    PARALLEL_PIECES(k, end, l->maps, BLOCK)
         filters_in(l, k, s->filters + k / BLOCK * s->filter_block, l->channels * BLOCK);
-    PARALLEL_FOR
-    for (int64_t first = 0; first < all; first += s->tiles) {
-        const int64_t count = MIN(s->tiles, all - first), panels = cc_ceil_div(count, MR);
+    PARALLEL_PIECES(first, last, all, s->tiles) {
+        const int64_t count = last - first, panels = cc_ceil_div(count, MR);
         float *from = s->own + cc_thread() * s->panels * (s->in.panel + s->to_panel);
         float *to = from + s->panels * s->in.panel;
         tiles_in(l, 0, first, count, panels * MR, s->zeros, from, &s->in);

@@ -150,15 +150,13 @@ int64_t cc_winograd_backward_weights(cc_out dw, cc_in dy, cc_in x, const cc_conv
     const int64_t tiles = count_tiles(&l), blocks = s.maps / BLOCK;
     int bad = 0;
     memset(s.zeros, 0, MAX(s.row, s.maps) * sizeof(float));
-    PARALLEL_FOR
-    for (int64_t task = 0; task < s.cuts * s.parts; task++) {
+    PARALLEL_TASKS(task, s.cuts * s.parts) {
         const int64_t part = task % s.parts;
         const slice own = cut_slice(&l, &above, dw->data, &s, task / s.parts);
         correlate(&own, &s, tiles * part / s.parts, tiles * (part + 1) / s.parts, s.portions + cc_thread() * s.own,
                   s.sums + task * s.sum);
     }
-    PARALLEL_FOR
-    for (int64_t task = 0; task < s.cuts * blocks; task++) {
+    PARALLEL_TASKS(task, s.cuts * blocks) {
         const slice own = cut_slice(&l, &above, dw->data, &s, task / blocks);
         const int64_t k = task % blocks * BLOCK;
         if (k < own.x.maps && filters_of(&own, &s, k, s.sums + task / blocks * s.parts * s.sum)) {

@@ -171,18 +171,13 @@ int64_t FN(softmax_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
     const int64_t own = FN(block_bytes)(&b);
     const int past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
     if (!scratch) return own * cc_threads;
-    PARALLEL {
-        REAL *e = (REAL *)((char *)scratch + own * cc_thread()), most[PIXELS], sum[PIXELS];
-        _Pragma("omp for schedule(static)")
-        for (int64_t task = 0; task < b.images * b.blocks; task++) {
-            const int64_t first = task % b.blocks * b.each, count = MIN(b.each, b.pixels - first);
-            const int64_t at = task / b.blocks * b.pixels * b.channels + first * b.step;
-            const REAL *from = (const REAL *)x->data + at;
-            REAL *to = (REAL *)y->data + at;
-            if (b.map == 1) FN(softmax_rows)(to, from, count, b.channels, most, sum, e, past);
-            else FN(softmax_maps)(to, from, count, b.channels, b.map, b.each, e, past);
-        }
-        cc_end_stream();
+    PARALLEL_TASKS(task, b.images * b.blocks) {
+        const int64_t first = task % b.blocks * b.each, count = MIN(b.each, b.pixels - first);
+        const int64_t at = task / b.blocks * b.pixels * b.channels + first * b.step;
+        const REAL *from = (const REAL *)x->data + at;
+        REAL *to = (REAL *)y->data + at, *e = (REAL *)((char *)scratch + own * cc_thread()), most[PIXELS], sum[PIXELS];
+        if (b.map == 1) FN(softmax_rows)(to, from, count, b.channels, most, sum, e, past);
+        else FN(softmax_maps)(to, from, count, b.channels, b.map, b.each, e, past);
     }
     return 0;
 }
@@ -190,17 +185,13 @@ int64_t FN(softmax_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
 int64_t FN(softmax_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scratch) {
     const pixel_blocks b = blocks_of(y);
     const int past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
-    PARALLEL {
-        _Pragma("omp for schedule(static)")
-        for (int64_t task = 0; task < b.images * b.blocks; task++) {
-            const int64_t first = task % b.blocks * b.each, count = MIN(b.each, b.pixels - first);
-            const int64_t at = task / b.blocks * b.pixels * b.channels + first * b.step;
-            const REAL *from = (const REAL *)dy->data + at, *kept = (const REAL *)y->data + at;
-            REAL *to = (REAL *)dx->data + at;
-            if (b.map == 1) FN(softmax_gradient_rows)(to, from, kept, count, b.channels, past);
-            else FN(softmax_gradient_maps)(to, from, kept, count, b.channels, b.map, past);
-        }
-        cc_end_stream();
+    PARALLEL_TASKS(task, b.images * b.blocks) {
+        const int64_t first = task % b.blocks * b.each, count = MIN(b.each, b.pixels - first);
+        const int64_t at = task / b.blocks * b.pixels * b.channels + first * b.step;
+        const REAL *from = (const REAL *)dy->data + at, *kept = (const REAL *)y->data + at;
+        REAL *to = (REAL *)dx->data + at;
+        if (b.map == 1) FN(softmax_gradient_rows)(to, from, kept, count, b.channels, past);
+        else FN(softmax_gradient_maps)(to, from, kept, count, b.channels, b.map, past);
     }
     return 0;
 }
@@ -215,19 +206,14 @@ int64_t FN(softmax_cross_entropy_forward)(cc_out y, cc_out probabilities, cc_in 
     double *loss = cc_take(&arena, (b.pixels + 1) * (int64_t)sizeof(double)), total = 0;
     char *rows = cc_take(&arena, own * cc_threads);
     if (!scratch) return arena.used;
-    PARALLEL {
+    PARALLEL_PIECES(first, last, b.pixels, b.each) {
+        const REAL *x = (const REAL *)logits->data + first * k;
+        const int64_t *label = (const int64_t *)labels->data + first;
         REAL most[PIXELS], sum[PIXELS];
-        _Pragma("omp for schedule(static)")
-        for (int64_t block = 0; block < b.blocks; block++) {
-            const int64_t first = block * b.each, count = MIN(b.each, b.pixels - first);
-            const REAL *x = (const REAL *)logits->data + first * k;
-            const int64_t *label = (const int64_t *)labels->data + first;
-            FN(softmax_rows)((REAL *)probabilities->data + first * k, x, count, k, most, sum,
-                             (REAL *)(rows + own * cc_thread()), past);
-            for (int64_t r = 0; r < count; r++)
-                loss[first + r] = log((double)sum[r]) - (double)(x[r * k + label[r]] - most[r]);
-        }
-        cc_end_stream();
+        FN(softmax_rows)((REAL *)probabilities->data + first * k, x, last - first, k, most, sum,
+                         (REAL *)(rows + own * cc_thread()), past);
+        for (int64_t r = 0; r < last - first; r++)
+            loss[first + r] = log((double)sum[r]) - (double)(x[r * k + label[r]] - most[r]);
     }
     for (int64_t i = 0; i < b.pixels; i++) total += loss[i];
     *(REAL *)y->data = (REAL)(total * p->scale);
@@ -238,9 +224,8 @@ int64_t FN(softmax_cross_entropy_backward)(cc_out dlogits, cc_in dy, cc_in proba
                                            const cc_softmax_cross_entropy *p, void *scratch) {
     const int64_t n = probabilities->shape[0], k = probabilities->shape[1];
     const REAL scale = *(const REAL *)dy->data * (REAL)p->scale;
-    PARALLEL_FOR
-    for (int64_t i0 = 0; i0 < n; i0 += 16)
-        for (int64_t i = i0; i < MIN(i0 + 16, n); i++) {
+    PARALLEL_PIECES(first, last, n, 16)
+        for (int64_t i = first; i < last; i++) {
             const REAL *from = (const REAL *)probabilities->data + i * k;
             REAL *to = (REAL *)dlogits->data + i * k;
             const int64_t label = ((const int64_t *)labels->data)[i];

@@ -27,8 +27,7 @@ double FN(cc_peak_fma)(int64_t rounds) {
 double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t read, int streamed) {
     const int64_t pieces = 256, bytes = (int64_t)sizeof(vec), reads = read / bytes, writes = written / bytes;
     double sink = 0;
-#pragma omp parallel for schedule(static) num_threads(cc_threads) reduction(+ : sink)
-    for (int64_t piece = 0; piece < pieces; piece++) {
+    PARALLEL_TASKS(piece, pieces) {
         const REAL *f = from;
         REAL *t = to;
         vec sum[4] = {{0}}, one = (vec){0} + 1;
@@ -37,8 +36,7 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
         for (; i + 4 <= read_end; i += 4)
             UNROLL for (int j = 0; j < 4; j++) sum[j] += FN(load)(f + (i + j) * V);
         for (int64_t o = writes * piece / pieces; o < write_end; o++) FN(stream)(t + o * V, one, streamed);
-        if (streamed) cc_end_stream();
-        sink += (double)(sum[0] + sum[1] + sum[2] + sum[3])[0];
+        _Pragma("omp atomic") sink += (double)(sum[0] + sum[1] + sum[2] + sum[3])[0];
     }
     return sink;
 }

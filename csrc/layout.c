@@ -15,8 +15,7 @@ int64_t FN(relayout)(cc_out to, cc_in from, const void *p, void *scratch) {
     const int last = from->stride[1] == 1; /* a row of `from` is a pixel's maps; else it is a map's pixels */
     const int64_t rows = last ? pixels : maps, length = last ? maps : pixels;
     const int64_t step = cc_round_up(cc_ceil_div(1 << 14, rows), V), steps = cc_ceil_div(length, step);
-#pragma omp parallel for schedule(static) num_threads(cc_threads) if (cc_threads > 1 && cc_count(from) > 1 << 17)
-    for (int64_t task = 0; task < from->shape[0] * steps; task++) {
+    PARALLEL_TASKS(task, from->shape[0] * steps) {
         const int64_t first = task % steps * step, image = task / steps * rows * length;
         FN(pack_row)((REAL *)to->data + image + first * rows, (const REAL *)from->data + image + first,
                      MIN(step, length - first), rows, 1, length);

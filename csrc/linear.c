@@ -47,8 +47,7 @@ typedef struct { const REAL *data; int64_t down, along; } matrix;
 
 /* Rows of a as [tile][k][MR]; rows behind the last are 0. */
 static void FN(pack_tiles)(REAL *to, matrix a, int64_t rows, int64_t depth) {
-    PARALLEL_FOR
-    for (int64_t t = 0; t < cc_ceil_div(rows, MR); t++) {
+    PARALLEL_TASKS(t, cc_ceil_div(rows, MR)) {
         const int64_t some = MIN(MR, rows - t * MR);
         const REAL *from = a.data + t * MR * a.down;
         for (int64_t k = 0; k < depth; k++)
@@ -138,8 +137,7 @@ static void FN(multiply)(REAL *c, int64_t rows, int64_t width, int64_t depth, ma
                          REAL *tiles) {
     const int64_t row_step = TILES * MR, column_step = STRIP, column_tasks = cc_ceil_div(width, column_step);
     FN(pack_tiles)(tiles, a, rows, depth);
-    PARALLEL_RUNS
-    for (int64_t task = 0; task < cc_ceil_div(rows, row_step) * column_tasks; task++) {
+    PARALLEL_TASKS(task, cc_ceil_div(rows, row_step) * column_tasks) {
         const int64_t m = task / column_tasks * row_step, n = task % column_tasks * column_step;
         FN(multiply_columns)(c + m * width + n, width, MIN(row_step, rows - m), MIN(column_step, width - n), depth,
                              tiles + m * depth, (matrix){b.data + n * b.along, b.down, b.along}, start ? start + n : NULL);

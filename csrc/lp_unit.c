@@ -31,7 +31,6 @@
 #define RUN 512          /* units at most, */
 #define ELEMENTS 16384   /* and elements, so that they stay in cache */
 /* Every thread has neighbours, of which one fetches for the next. */
-#define EACH_TASK _Pragma("omp parallel for schedule(static) num_threads(cc_threads) if (cc_threads > 1)")
 
 /* The window with its last axes made one as far as it does nothing along them. */
 static cc_window merged(const cc_window *window) {
@@ -296,8 +295,7 @@ int64_t FN(lp_unit_forward)(cc_out y, cc_in x, cc_in rho, cc_in center, const cc
     char *base = cc_take(&arena, bytes * cc_threads);
     if (!scratch) return arena.used;
     FN(count_shares)(&job);
-    EACH_TASK
-    for (int64_t task = 0; task < job.tasks; task++) {
+    PARALLEL_TASKS(task, job.tasks) {
         unit_job j = job;
         FN(unit_own)(&j, base + cc_thread() * bytes, 0);
         const int64_t n = task / j.blocks, k0 = task % j.blocks * j.block, groups = MIN(j.block, j.groups - k0);
@@ -333,8 +331,7 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
     double *to_center = cc_take(&arena, images * channels * (int64_t)sizeof(double));
     if (!scratch) return arena.used;
     FN(count_shares)(&job);
-    EACH_TASK
-    for (int64_t task = 0; task < job.tasks; task++) {
+    PARALLEL_TASKS(task, job.tasks) {
         unit_job j = job;
         FN(unit_own)(&j, base + cc_thread() * bytes, 1);
         const int64_t n = task / j.blocks, k0 = task % j.blocks * j.block, groups = MIN(j.block, j.groups - k0);
@@ -365,7 +362,6 @@ int64_t FN(lp_unit_backward)(cc_out dx, cc_out drho, cc_out dcenter, cc_in dy, c
             to_center[n * channels + k0 * j.pieces + m] = FN(sum_map)(j.dx_maps + m * j.pixels, j.pixels);
         if (to && j.packed) FN(turn)(to, x->stride[4], j.dx_maps, j.pixels, count_maps, j.pixels);
         else if (to) FN(copy)(to, j.dx_maps, count_maps * j.pixels, past);
-        cc_end_stream();
     }
     for (int64_t k = 0; cc_wanted(drho) && k < job.groups; k++) {
         const double r = (double)((const REAL *)rho->data)[k];

@@ -333,13 +333,13 @@ static int64_t FN(norm)(cc_out result, cc_in dy, cc_in x, const cc_lrn *p, int a
     const int64_t buffer = cc_round_up(j.length + GROUP * V, 64), buffers = dy ? 5 : 3;
     if (!scratch) return buffers * buffer * cc_threads * (int64_t)sizeof(REAL);
     const int past = cc_past_cache(cc_count(x) * (int64_t)sizeof(REAL));
+    cc_tasks tasks = {.count = j.images * j.pieces};
     PARALLEL {
         REAL *squares = (REAL *)scratch + buffers * buffer * cc_thread(), *one = squares + buffer, *two = one + buffer;
         REAL *shared = two + buffer, *direct = shared + buffer; /* with dy alone */
         memset(squares, 0, buffer * sizeof(REAL));
         if (dy) memset(shared, 0, buffer * sizeof(REAL));
-        _Pragma("omp for schedule(static)")
-        for (int64_t task = 0; task < j.images * j.pieces; task++) {
+        EACH_TASK(task, tasks) {
             const int64_t first = task % j.pieces * j.count[j.cut];
             const int64_t from = task / j.pieces * j.image + first * j.stride[j.cut];
             norm_job part = j;
@@ -363,7 +363,6 @@ static int64_t FN(norm)(cc_out result, cc_in dy, cc_in x, const cc_lrn *p, int a
             b.sum = FN(box)(&j, j.after, shared, one, two);
             EVERYWHERE(&part, FN(collect), b)
         }
-        cc_end_stream();
     }
     return 0;
 }

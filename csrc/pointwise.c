@@ -26,14 +26,8 @@
 
 #ifndef POINTWISE_H
 #define POINTWISE_H
-#define PIECE 16384
 #define VECTORS (512 / CC_VECTOR_BYTES)
 #define AHEAD (2048 / (int64_t)sizeof(REAL)) /* of dropout: what is fetched while words are drawn */
-/* for every piece [i0, i1) of `count` elements, in parallel */
-#define PIECES(count)                                                                                               \
-    _Pragma("omp parallel for schedule(static) num_threads(cc_threads) if (cc_threads > 1 && (count) > PIECE)")     \
-    for (int64_t i0 = 0; i0 < (count); i0 += PIECE)                                                                 \
-        for (int64_t i1 = MIN(i0 + PIECE, (count)), once = 1; once; once = 0)
 
 /* to[i] = VALUE, an expression of LOAD(array)s: a vector at a time, then the rest of a piece. Large results are streamed
  * (simd.h). */
@@ -42,7 +36,7 @@
     REAL *to = (RESULT)->data;                                                                                      \
     const int64_t count = cc_count(RESULT);                                                                         \
     const int past = cc_past_cache(count * (int64_t)sizeof(REAL));                                                  \
-    PIECES(count) {                                                                                                 \
+    PARALLEL_PIECES(i0, i1, count, PIECE) {                                                                         \
         int64_t i = i0;                                                                                             \
         for (; i + V <= i1; i += V) {                                                                               \
             const int lanes = V;                                                                                    \
@@ -50,7 +44,6 @@
         }                                                                                                           \
         const int64_t lanes = i1 - i;                                                                               \
         if (lanes) FN(store_n)(to + i, VALUE, lanes);                                                               \
-        cc_end_stream();                                                                                            \
     }                                                                                                               \
     return 0;
 
@@ -61,7 +54,7 @@
     const REAL *from = (x)->data;                                                                                   \
     const int64_t count = cc_count(RESULT);                                                                         \
     const int past = cc_past_cache(count * (int64_t)sizeof(REAL));                                                  \
-    PIECES(count) {                                                                                                 \
+    PARALLEL_PIECES(i0, i1, count, PIECE) {                                                                         \
         int64_t i = i0;                                                                                             \
         for (; i + VECTORS * V <= i1; i += VECTORS * V) {                                                           \
             vec half[VECTORS];                                                                                      \
@@ -73,7 +66,6 @@
             const vec rest = FN(load_n)(from + i, i1 - i);                                                          \
             FN(store_n)(to + i, LAST(FIRST(rest), rest), i1 - i);                                                   \
         }                                                                                                           \
-        cc_end_stream();                                                                                            \
     }                                                                                                               \
     return 0;
 #endif
@@ -161,7 +153,6 @@ INLINE void FN(draw_run)(REAL *to, uint8_t *kept, const REAL *from, int64_t firs
     }
     draw_kept(kept + i, first + i, count - i, least, key, (const char *)from, 0);
     FN(drop_run)(to + i, from + i, kept + i, count - i, scale, past);
-    cc_end_stream();
 }
 static void FN(draw_and_drop)(REAL *to, uint8_t *kept, const REAL *from, int64_t first, int64_t count, int32_t least,
                               const philox_key *key, REAL scale, int past) {
@@ -175,9 +166,8 @@ static void FN(drop_maps)(cc_out to, cc_in from, const uint8_t *kept, REAL scale
     const int last = from->stride[1] == 1; /* rows are pixels of all maps; else they are maps */
     const int64_t rows = from->shape[0] * (last ? pixels : channels), length = last ? channels : pixels;
     const int64_t step = cc_ceil_div(PIECE, MAX(length, 1));
-    PARALLEL_FOR
-    for (int64_t r0 = 0; r0 < rows; r0 += step)
-        for (int64_t r = r0; r < MIN(r0 + step, rows); r++) {
+    PARALLEL_PIECES(first, end, rows, step)
+        for (int64_t r = first; r < end; r++) {
             const REAL *x = (const REAL *)from->data + r * length;
             REAL *y = (REAL *)to->data + r * length;
             if (last) FN(drop)(y, x, kept + r / pixels * channels, length, scale, 0);
@@ -194,8 +184,7 @@ int64_t FN(dropout_forward)(cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dr
     const int64_t own = cc_round_up(draw.step * draw.channels, 64);
     const int past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
     if (!scratch) return own * cc_threads;
-    PARALLEL_FOR
-    for (int64_t task = 0; task < draw.pieces; task++) {
+    PARALLEL_TASKS(task, draw.pieces) {
         const map_piece piece = FN(piece_of)(&draw, task);
         const REAL *from = (const REAL *)x->data + piece.at;
         REAL *to = (REAL *)y->data + piece.at;
@@ -215,7 +204,6 @@ int64_t FN(dropout_forward)(cc_out y, cc_out kept, cc_in x, cc_in u, const cc_dr
             continue;
         }
         if (!p->maps) FN(drop)(to, from, mask, piece.count, scale, past);
-        cc_end_stream();
     }
     if (p->maps) FN(drop_maps)(y, x, kept->data, scale);
     return 0;
@@ -229,9 +217,8 @@ int64_t FN(dropout_backward)(cc_out dx, cc_in dy, cc_in kept, const cc_dropout *
     const int past = cc_past_cache(count * (int64_t)sizeof(REAL));
     if (p->maps) FN(drop_maps)(dx, dy, mask, scale);
     else
-        PIECES(count) {
+        PARALLEL_PIECES(i0, i1, count, PIECE) {
             FN(drop)(to + i0, from + i0, mask + i0, i1 - i0, scale, past);
-            cc_end_stream();
         }
     return 0;
 }
@@ -245,11 +232,10 @@ int64_t FN(add_forward)(cc_out y, cc_in xs, const cc_add *p, void *scratch) {
 int64_t FN(add_backward)(cc_out dxs, cc_in dy, const cc_add *p, void *scratch) {
     const int64_t count = cc_count(dy);
     const int past = cc_past_cache(count * (int64_t)sizeof(REAL));
-    PIECES(count) {
+    PARALLEL_PIECES(i0, i1, count, PIECE) {
         for (int64_t k = 0; k < p->count; k++)
             if (cc_wanted(dxs + k))
                 FN(copy)((REAL *)dxs[k].data + i0, (const REAL *)dy->data + i0, i1 - i0, past);
-        cc_end_stream();
     }
     return 0;
 }
@@ -261,9 +247,8 @@ static void FN(concat)(cc_in whole, cc_in parts, const cc_concat *p, int split) 
     const int64_t inner = whole->stride[axis], step = inner * whole->shape[axis];
     const int64_t outer = step ? cc_count(whole) / step : 0;
     const int past = cc_past_cache(cc_count(whole) * (int64_t)sizeof(REAL));
-    PARALLEL_FOR
-    for (int64_t o0 = 0; o0 < outer; o0 += cc_ceil_div(PIECE, step)) {
-        for (int64_t o = o0; o < MIN(o0 + cc_ceil_div(PIECE, step), outer); o++) {
+    PARALLEL_PIECES(first, last, outer, cc_ceil_div(PIECE, step)) {
+        for (int64_t o = first; o < last; o++) {
             REAL *at = (REAL *)whole->data + o * step;
             for (int64_t k = 0; k < p->count; k++) {
                 const int64_t length = inner * parts[k].shape[axis];
@@ -272,7 +257,6 @@ static void FN(concat)(cc_in whole, cc_in parts, const cc_concat *p, int split) 
                 at += length;
             }
         }
-        cc_end_stream();
     }
 }
 
@@ -291,9 +275,8 @@ static void FN(slice)(cc_in whole, cc_in part, const cc_slice *p, int back) {
     const int64_t inner = whole->stride[1], step = inner * whole->shape[1];
     const int64_t before = inner * p->start, length = inner * (p->stop - p->start), after = step - before - length;
     const int64_t outer = step ? cc_count(whole) / step : 0, rows = cc_ceil_div(PIECE, MAX(step, 1));
-    PARALLEL_FOR
-    for (int64_t o0 = 0; o0 < outer; o0 += rows)
-        for (int64_t o = o0; o < MIN(o0 + rows, outer); o++) {
+    PARALLEL_PIECES(first, last, outer, rows)
+        for (int64_t o = first; o < last; o++) {
             REAL *x = (REAL *)whole->data + o * step, *y = (REAL *)part->data + o * length;
             if (back) {
                 memset(x, 0, before * sizeof(REAL));

@@ -452,7 +452,6 @@ static void FN(run_rows)(const pool_job *j, int64_t task, pool_list *lists, pool
         const pool_maps m = FN(maps_of)(&j->t, i / j->rows, 0, j->past);
         FN(run_row)(j, m, shape[1], 1, i % j->rows, lists, variant, p);
     }
-    cc_end_stream();
 }
 
 /* A block of channels of an image of contiguous maps. `to`: room for the transposed blocks. */
@@ -484,8 +483,7 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
     for (int thread = 0; thread < cc_threads; thread++) FN(start_lists)(&job, job.own + job.own_bytes * thread);
-    PARALLEL_RUNS
-    for (int64_t task = 0; task < job.tasks; task++) {
+    PARALLEL_TASKS(task, job.tasks) {
         char *room = job.own + job.own_bytes * cc_thread();
         pool_list *lists = (pool_list *)room;
         if (job.last) FN(run_rows)(&job, task, lists, variant, p);

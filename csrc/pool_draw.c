@@ -182,8 +182,7 @@ int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, c
         char *pieces = cc_take(&arena, own * cc_threads);
         drawn.data = cc_take(&arena, cc_count(u) * (int64_t)sizeof(REAL));
         if (scratch) {
-            PARALLEL_FOR
-            for (int64_t task = 0; task < draw.pieces; task++)
+            PARALLEL_TASKS(task, draw.pieces)
                 FN(draw_piece)(&draw, task, drawn.data, pieces + own * cc_thread());
         }
     }

@@ -8,7 +8,6 @@
 void FN(cc_uniform)(REAL *u, int64_t count, uint64_t seed, uint64_t counter) {
     const philox_key key = spread_key((uint64_t[]){seed, counter});
     const int64_t piece = 64 * AT_ONCE;
-    PARALLEL_FOR
-    for (int64_t i = 0; i < count; i += piece) FN(uniforms)(u + i, i, MIN(piece, count - i), &key);
+    PARALLEL_PIECES(first, last, count, piece) FN(uniforms)(u + first, first, last - first, &key);
 }
 #endif

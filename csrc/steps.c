@@ -10,11 +10,13 @@ int64_t FN(sgd_step_forward)(cc_out value_, cc_out velocity_, cc_in value, cc_in
     REAL *w_ = value_->data, *v_ = velocity_->data;
     const int64_t count = cc_count(value);
     const int nesterov = p->nesterov != 0;
-#pragma omp parallel for simd schedule(static) num_threads(cc_threads) if (cc_threads > 1 && count > 32768)
-    for (int64_t i = 0; i < count; i++) {
-        const REAL step = g[i] + decay * w[i], speed = momentum * v[i] + step;
-        w_[i] = w[i] - lr * (nesterov ? step + momentum * speed : speed);
-        v_[i] = speed;
+    PARALLEL_PIECES(i0, i1, count, PIECE) {
+        _Pragma("omp simd")
+        for (int64_t i = i0; i < i1; i++) {
+            const REAL step = g[i] + decay * w[i], speed = momentum * v[i] + step;
+            w_[i] = w[i] - lr * (nesterov ? step + momentum * speed : speed);
+            v_[i] = speed;
+        }
     }
     return 0;
 }
@@ -27,13 +29,15 @@ int64_t FN(adam_step_forward)(cc_out value_, cc_out mean_, cc_out square_, cc_in
     const REAL *w = value->data, *g = grad->data, *m = mean->data, *s = square->data;
     REAL *w_ = value_->data, *m_ = mean_->data, *s_ = square_->data;
     const int64_t count = cc_count(value);
-#pragma omp parallel for simd schedule(static) num_threads(cc_threads) if (cc_threads > 1 && count > 32768)
-    for (int64_t i = 0; i < count; i++) {
-        const REAL step = g[i] + decay * w[i];
-        const REAL first = beta1 * m[i] + fresh1 * step, second = beta2 * s[i] + fresh2 * step * step;
-        w_[i] = w[i] - rate * first / ((REAL)sqrt(second) * correction + eps);
-        m_[i] = first;
-        s_[i] = second;
+    PARALLEL_PIECES(i0, i1, count, PIECE) {
+        _Pragma("omp simd")
+        for (int64_t i = i0; i < i1; i++) {
+            const REAL step = g[i] + decay * w[i];
+            const REAL first = beta1 * m[i] + fresh1 * step, second = beta2 * s[i] + fresh2 * step * step;
+            w_[i] = w[i] - rate * first / ((REAL)sqrt(second) * correction + eps);
+            m_[i] = first;
+            s_[i] = second;
+        }
     }
     return 0;
 }

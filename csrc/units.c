@@ -18,6 +18,7 @@
 #ifndef UNITS_H
 #define UNITS_H
 #define RUN 512 /* no less than the most pieces, 256 */
+#define TASK_RUNS 32
 #define VECTORS 4 /* at a time: their loads do not wait for each other's comparisons */
 #define EACH UNROLL for (int l = 0; l < vectors; l++)
 
@@ -110,9 +111,8 @@ static void FN(walk_units)(cc_in x, cc_in m, cc_in won, int64_t pieces, int back
     const unit_rows r = rows_of(x, pieces);
     const int64_t runs = cc_ceil_div(r.length, r.run);
     const int past = cc_past_cache(cc_count(x) * (int64_t)sizeof(REAL));
-    PARALLEL {
-        _Pragma("omp for schedule(static)")
-        for (int64_t t = 0; t < r.rows * runs; t++) {
+    PARALLEL_PIECES(begin, end, r.rows * runs, TASK_RUNS) {
+        for (int64_t t = begin; t < end; t++) {
             const int64_t row = t / runs, first = t % runs * r.run, count = MIN(r.run, r.length - first);
             const int64_t at = row * r.length + first;
             REAL *maps = (REAL *)x->data + row * r.length * pieces + first * r.group, *one = (REAL *)m->data + at;
@@ -122,7 +122,6 @@ static void FN(walk_units)(cc_in x, cc_in m, cc_in won, int64_t pieces, int back
             else if (r.group == 1) FN(choose)(one, which, maps, count, pieces, r.piece, 1); /* a constant: vectors */
             else FN(choose)(one, which, maps, count, pieces, r.piece, r.group);
         }
-        if (backward) cc_end_stream();
     }
 }
 
