@@ -21,7 +21,7 @@
  * MR * NV fused multiply-adds: 12 against 8 loads with AVX2, 16 against 10 with AVX-512, so arithmetic is the limit.
  * Weights are packed to [block of NV * V maps][row][lane], so the inner loop reads them in order.
  *
- * What the steps gained, ms of forward, AVX2 (Zen 3, 2 threads, 220 GFLOP/s; two times where runs differed):
+ * What the steps gained, ms of forward, AVX2 (Zen 3, 2 threads, 202 GFLOP/s; two times where runs differed):
  *
  *   mnist1   zf1      nin1     cccp1
  *   1.8      6.4      16-20    38       runs of rows walked with moving pointers, all sums through memory, all stores
@@ -29,11 +29,12 @@
  *   0.75     4.5      10-14    27-30    a list of offsets instead of runs; one panel's sums start at the bias and go
  *                                       from registers to y, past the caches from 16 MiB on; a task takes all maps,
  *                                       so that x comes from memory once; padding copied line by line
- *   0.36     2.8      8.4      18       the multiply-adds alone
+ *   0.40     3.1      9.3      20       the multiply-adds alone
  *
- * With operands in L1 the inner loop reaches 90 GFLOP/s of 110 a thread at 25 rows, 95 at 75, 97 at 256 (4 pixels by 3
- * vectors the same, x packed side by side 99). With AVX-512 (Zen 4) 117 of 127 by 8 pixels and 2 vectors, 109 by 12
- * and 2, whose 12 pointers and 4 counters are more than x86 has registers; 6 by 4 and 9 by 3 are as fast as 8 by 2.
+ * With operands in L1 the inner loop reaches 90 GFLOP/s of 101 a thread at 25 rows, 95 at 75, 97 at 256 (4 pixels by 3
+ * vectors the same, x packed side by side 99). With AVX-512 (Zen 4) 108 of 118 at 75 rows, 115 at 256, by any tile of
+ * 16 to 28 sums, x packed or not: a sum costs 7 cycles to load and to store, and a multiply-add 1.0. But 12 pixels by 2
+ * vectors have 12 pointers and 4 counters, more than x86 has registers, and reach 109 of 256 rows.
  * What did not help: panels of 128, 192 and 384 rows instead of 256 (alex1, cccp1: within the noise), fetching the
  * next tile's pixels ahead (cccp1 the same, 3x3 layers 5 % slower).
  */

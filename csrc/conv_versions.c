@@ -7,7 +7,7 @@
  *   direct, auto   the kernels in use: conv_direct.c, which needs no copies of windows and keeps maps in the lanes, so
  *        that nothing is summed across them; and Winograd (conv_winograd.c) where it is cheaper.
  *
- * GFLOP/s of forward, channels last, AVX2 (Zen 3, 2 threads, 226 GFLOP/s; `cnncore bench conv --versions`):
+ * GFLOP/s of forward, channels last, AVX2 (Zen 3, 2 threads, 207 GFLOP/s; `cnncore bench conv --versions`):
  *
  *                   v1    v2   direct   auto
  *   mnist1 (25)    1.1   4.8     65      64       (rows of the reduction)

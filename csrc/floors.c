@@ -14,6 +14,8 @@ double FN(cc_peak_fma)(int64_t rounds) {
 #pragma omp parallel num_threads(cc_threads) reduction(+ : sink)
     {
         vec acc[CHAINS], a = (vec){0} + (REAL)0.999, b = (vec){0} + (REAL)1e-3;
+        IN_REGISTER(a); /* numbers unknown to the compiler, which left out the chain that began at b / (1 - a) */
+        IN_REGISTER(b);
         for (int i = 0; i < CHAINS; i++) acc[i] = (vec){0} + (REAL)i;
         for (int64_t r = 0; r < rounds; r++) {
             UNROLL for (int i = 0; i < CHAINS; i++) acc[i] = acc[i] * a + b;

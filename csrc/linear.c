@@ -9,7 +9,7 @@
  * NV loads and MR broadcasts for MR NV fused multiply-adds. The sums of KC terms are added up after that: two levels
  * round less than one.
  *
- * 128 x 3136 -> 512, AVX2, ms; at the multiply-add peak one core would take 3.6 for each of the three:
+ * 128 x 3136 -> 512, AVX2, ms; at the multiply-add peak one core would take 4.0 for each of the three:
  *
  *   1x1 convolution of one-pixel images   two cores, forward 3.8, backward 8.2: it packs w element by element
  *   these products                        one core, y 7.0, dx 7.3, dw 6.2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 import cnncore as cc
 import cnncore.bench.problems
 from cnncore import bench
+from cnncore.backends import native
 from cnncore.bench.measure import timed
 from cnncore.bench.problems import Problem, layers
 from cnncore.ops import registry
@@ -143,6 +146,17 @@ def test_timed_takes_the_best_after_a_warm_up(monkeypatch) -> None:
 def test_peaks_are_positive_and_say_how_they_were_found() -> None:
     peak = bench.peaks(0.01)
     assert peak.fma > 0 and peak.copy > 0 and peak.source in ("c", "numpy")
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="binutils are not installed")
+@pytest.mark.parametrize("isa", [isa for isa in native.compiled() if isa != "baseline"])
+def test_the_peak_loop_has_all_its_multiply_adds(isa: str) -> None:
+    """A compiler that knew its numbers left out the chain whose number does not change: the peak was 12 / 11 of it."""
+    module = importlib.util.find_spec(f"cnncore._native_{isa}").origin
+    code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", module], capture_output=True, text=True, check=True)
+    for kind in ("f32", "f64"):
+        bodies = [part for part in code.stdout.split("\n\n") if f"<cc_peak_fma_{kind}" in part.partition("\n")[0]]
+        assert sum(body.count("vfmadd") for body in bodies) == 12
 
 
 def test_peaks_are_measured_on_the_threads_that_kernels_use():
