@@ -14,6 +14,7 @@ from engines import NATIVE, at_once
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore.backends import native
+from cnncore.ops.steps import sgd_step
 from cnncore.optim import SGD
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
@@ -48,6 +49,23 @@ def two_threads():
 def assert_same(found, expected):
     for name, a in expected.items():
         np.testing.assert_array_equal(found[name], a, err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 32, 33, 40])
+@pytest.mark.parametrize("pieces", [1, 2, 3, 7, 31, 70])
+def test_every_piece_is_done_once_by_any_number_of_threads(threads: int, pieces: int) -> None:
+    """In place, so that a piece which two threads take shows. A loop has 32 shares, a piece 16384 elements (simd.h)."""
+    count = 16384 * pieces - 5
+    value, velocity = np.zeros(count, np.float32), np.arange(count, dtype=np.float32)
+    with native.use_threads(threads):
+        for _ in range(5):
+            velocity[...] = np.arange(count)
+            value[...] = 0
+            sgd_step(
+                value, np.ones(count, np.float32), velocity, lr=1, momentum=0.5, backend="c", out=(value, velocity)
+            )
+            assert np.array_equal(velocity, 0.5 * np.arange(count, dtype=np.float32) + 1)
+            assert np.array_equal(value, -velocity)
 
 
 def test_two_networks_in_two_threads_learn_what_they_learn_alone(two_threads):
