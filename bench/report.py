@@ -16,7 +16,8 @@ TITLES = {
 _LIMIT = (
     "Milliseconds of each side's better memory format. The limit is measured in the same turns, on arrays of its own "
     "(bench/floors.py): pass, the op's bytes read and written; fma, its FLOPs; exp, log, draw, its exponentials, "
-    "logarithms and random words. Errors are ||e|| / ||y|| against float64, the largest of all results."
+    "logarithms and random words. Copy is the machine's rate just before, in GB/s. Errors are ||e|| / ||y|| against "
+    "float64, the largest of all results."
 )
 READ = {
     "conv": f"{_LIMIT} Winograd multiplies less than the limit counts.",
@@ -183,6 +184,7 @@ OPS = {
     "goal": _goal,
     "limit ms": lambda row: ms(limit(row)[0]),
     "percent of limit": _percent,
+    "copy": lambda row: f"{row['copy']:.0f}" if row["copy"] is not None else "",
     "error": lambda row: _error(row, "cnncore"),
     "torch's error": lambda row: _error(row, "torch"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cnncore.bench.measure import once
+from cnncore.bench.measure import once, peaks
 
 FORMATS = ("contiguous", "channels_last")
 Calls = dict[str, Callable[[], Any]]
@@ -31,6 +31,7 @@ class Row:
     best: dict[str, float] = field(default_factory=dict)  # ms
     median: dict[str, float] = field(default_factory=dict)
     rounds: int = 0
+    copy: float | None = None  # GB/s of the machine just before: a virtual one changes where its cores are
     error: dict[str, float] = field(default_factory=dict)  # ||e|| / ||y|| against float64, the largest of all results
     samples: int = 0  # in a call: images of a network's batch
     memory: dict[str, float] = field(default_factory=dict)  # "cnncore", "torch": MiB above import, at the peak
@@ -57,6 +58,7 @@ def take_turns(calls: Calls, seconds: float) -> dict[str, list[float]]:
 
 
 def fill(row: Row, calls: Calls, seconds: float) -> Row:
+    row.copy = peaks(0.02).copy
     times = take_turns(calls, seconds)
     row.best = {name: min(t) for name, t in times.items()}
     row.median = {name: float(np.median(t)) for name, t in times.items()}
