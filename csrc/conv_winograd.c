@@ -153,8 +153,8 @@ static void tile_out(const layer *l, int64_t tile, int64_t k, const float *from,
 static void convolve(const layer *l, const space *s, const float *bias, float *y) {
     const int64_t all = count_tiles(l), points = l->alpha * l->alpha;
     memset(s->zeros, 0, l->channels * sizeof(float));
-    PARALLEL_PIECES(k, end, l->maps, BLOCK)
-        filters_in(l, k, s->filters + k / BLOCK * s->filter_block, l->channels * BLOCK);
+    PARALLEL_TASKS(b, cc_ceil_div(l->maps, BLOCK))
+        filters_in(l, b * BLOCK, s->filters + b * s->filter_block, l->channels * BLOCK);
     PARALLEL_PIECES(first, last, all, s->tiles) {
         const int64_t count = last - first, panels = cc_ceil_div(count, MR);
         float *from = s->own + cc_thread() * s->panels * (s->in.panel + s->to_panel);

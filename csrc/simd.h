@@ -71,7 +71,7 @@ INLINE int64_t cc_count(cc_in t) { return t->shape[0] * t->shape[1] * t->shape[2
 INLINE int cc_wanted(cc_out t) { return t && t->data; }
 
 #define SHARES 32 /* of more threads some have one together */
-#define PARTS 4
+#define PARTS 4   /* of what a share still has a thread takes one: few waits, and the last are small */
 typedef struct {
     int64_t count;
     struct { int64_t taken, line[7]; } share[SHARES]; /* a cache line each */
