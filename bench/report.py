@@ -184,7 +184,7 @@ OPS = {
     "goal": _goal,
     "limit ms": lambda row: ms(limit(row)[0]),
     "percent of limit": _percent,
-    "copy": lambda row: f"{row['copy']:.0f}" if row["copy"] is not None else "",
+    "copy": lambda row: f"{row['copy']:.0f}" if row.get("copy") else "",
     "error": lambda row: _error(row, "cnncore"),
     "torch's error": lambda row: _error(row, "torch"),
 }
