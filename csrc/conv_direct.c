@@ -33,7 +33,7 @@
  *
  * With operands in L1 the inner loop reaches 90 GFLOP/s of 101 a thread at 25 rows, 95 at 75, 97 at 256 (4 pixels by 3
  * vectors the same, x packed side by side 99). With AVX-512 (Zen 4) 108 of 118 at 75 rows, 115 at 256, by any tile of
- * 16 to 28 sums, x packed or not: a sum costs 7 cycles to load and to store, and a multiply-add 1.0. But 12 pixels by 2
+ * 16 to 28 sums, x packed or not: a sum costs 6 cycles to load and to store, and a multiply-add 1.0. But 12 pixels by 2
  * vectors have 12 pointers and 4 counters, more than x86 has registers, and reach 109 of 256 rows.
  * What did not help: panels of 128, 192 and 384 rows instead of 256 (alex1, cccp1: within the noise), fetching the
  * next tile's pixels ahead (cccp1 the same, 3x3 layers 5 % slower).

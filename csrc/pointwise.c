@@ -245,9 +245,9 @@ int64_t FN(add_backward)(cc_out dxs, cc_in dy, const cc_add *p, void *scratch) {
 static void FN(concat)(cc_in whole, cc_in parts, const cc_concat *p, int split) {
     const int64_t axis = p->axis < 2 ? p->axis : p->axis + 5 - p->rank;
     const int64_t inner = whole->stride[axis], step = inner * whole->shape[axis];
-    const int64_t outer = step ? cc_count(whole) / step : 0;
+    const int64_t outer = step ? cc_count(whole) / step : 0, rows = cc_ceil_div(PIECE, MAX(step, 1));
     const int past = cc_past_cache(cc_count(whole) * (int64_t)sizeof(REAL));
-    PARALLEL_PIECES(first, last, outer, cc_ceil_div(PIECE, step)) {
+    PARALLEL_PIECES(first, last, outer, rows) {
         for (int64_t o = first; o < last; o++) {
             REAL *at = (REAL *)whole->data + o * step;
             for (int64_t k = 0; k < p->count; k++) {
