@@ -52,7 +52,7 @@ extern int cc_threads; /* runtime.c */
  *
  * Each thread begins with a share of its own, the same in every call of so many tasks, in order: it finds in its caches
  * what it left there. Then it helps with the others' shares. mnist1's convolution took 1.25 times as long where threads
- * took tasks as they came, since y's lines changed cores, and 1.13 times where nobody helped (Zen 4, two dies). */
+ * took tasks as they came, since y's lines changed cores (Zen 4, two dies). */
 #define PARALLEL _Pragma("omp parallel num_threads(cc_threads) if (cc_threads > 1)")
 #define EACH_TASK(task, tasks) for (int64_t task = 0, end_ = 0; (task = cc_next_task(&tasks, task, &end_)) >= 0;)
 #define PARALLEL_TASKS(task, number)                                                                                \

@@ -466,13 +466,3 @@ class NativeBackend:
 
     def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
         return np.full(shape, value, dtype)
-
-
-def _ready(a: Any, role: str, last: bool) -> tuple[np.ndarray | Uniforms | None, bool]:
-    """An argument as kernels take it, and whether it is channels last."""
-    if a is None or isinstance(a, Uniforms):
-        return a, last
-    if role == "index":
-        return dense(np.asarray(a, np.int64), False), False
-    last = last and role != "param"
-    return dense(np.asarray(a), last), last
