@@ -18,7 +18,6 @@ import cnncore as cc
 from cnncore.backends import select
 from cnncore.cli import main
 from cnncore.errors import BackendError, CnncoreError, DTypeError
-from cnncore.gradcheck import choices
 from cnncore.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, OpContext, ReLU
 from cnncore.ops import op
 from cnncore.ops.domain import Draw
@@ -56,6 +55,10 @@ def conv_problem(seed: int) -> tuple[tuple[np.ndarray, ...], dict[str, Any]]:
     rng = np.random.default_rng(seed)
     shapes = (2, 2, 3, 4), (3, 2, 2, 1), (3,)
     return tuple(rng.standard_normal(s) for s in shapes), {"padding": 1}
+
+
+def kinks(report: Any) -> list[tuple[int, ...]]:
+    return [k.index for a in report.arguments for k in a.kinks]
 
 
 def places(report: Any) -> set[tuple[str, tuple[int, ...]]]:
@@ -223,7 +226,8 @@ def test_too_noisy_a_function_is_undecided_and_not_passed() -> None:
         return np.sin(x).astype(np.float16).astype(np.float64), SimpleNamespace(backward=lambda dy: (dy * np.cos(x),))
 
     report = cc.gradcheck(coarse, np.random.default_rng(3).standard_normal(20))
-    assert report.arguments[0].verdict == "undecided"
+    assert report.arguments[0].verdict == "cannot tell"
+    assert "f is too noisy" in str(report)
     assert not report.ok
 
 
@@ -296,8 +300,11 @@ def test_entries_at_a_kink_are_listed_and_all_others_compared() -> None:
     x = np.array([[0.5, 0.0, -1.0], [1e-6, 2.0, 0.0]])
     report = cc.gradcheck(cc.ops.relu, x)
     assert report.ok
-    assert report.arguments[0].kinks == [(0, 1), (1, 2)]  # not 1e-6: there are steps small enough for it
-    assert "at a kink, not compared: [0, 1], [1, 2]" in str(report)
+    assert kinks(report) == [(0, 1), (1, 2)]  # not 1e-6: there are steps small enough for it
+    assert "ok, NOT DIFFERENTIABLE at 2 entries" in str(report).splitlines()[0]
+    for k in report.arguments[0].kinks:
+        assert k.left == k.analytic == 0
+        assert str(k) in str(report)
 
     def spoil(g: list[np.ndarray]) -> None:
         g[0][1, 0] = 0
@@ -306,44 +313,73 @@ def test_entries_at_a_kink_are_listed_and_all_others_compared() -> None:
     assert places(report) == {("arrays0", (1, 0))}
 
 
-def test_nothing_but_kinks_is_not_passed() -> None:
-    report = cc.gradcheck(cc.ops.relu, np.zeros((2, 2)))
-    assert not report.ok
-    assert report.arguments[0].verdict == "untested"
+def test_nothing_but_kinks_is_not_differentiable_in_title_and_row_alike() -> None:
+    report = cc.gradcheck(cc.ops.relu, (np.zeros((2, 3)),))
+    assert report.ok
+    assert report.arguments[0].verdict == report.verdict == "not differentiable"
     assert report.wrong == []
+    title, _, row, first, *_ = str(report).splitlines()
+    assert title.endswith(": NOT DIFFERENTIABLE")
+    assert row.endswith("NOT DIFFERENTIABLE")
+    assert re.fullmatch(
+        r"  x\[0, 0\]: not differentiable here: left 0, right -?[\d.]+; backward's 0 lies between", first
+    )
 
 
 def test_ties_in_max_pool_are_kinks() -> None:
     x = np.array([[[1.0, 1.0, 2.0, 3.0, 5.0, 5.0 - 1e-5]]])
     report = cc.gradcheck(cc.ops.max_pool, x, kernel=2)
     assert report.ok
-    assert report.arguments[0].kinks == [(0, 0, 0), (0, 0, 1)]
+    assert kinks(report) == [(0, 0, 0), (0, 0, 1)]
 
 
-class Masked:
-    """A ReLU's context; `shown` says whether gradcheck can see the mask."""
+class Context:
+    """What a user's function returns beside y."""
 
-    def __init__(self, mask: np.ndarray, shown: bool) -> None:
-        if shown:
-            self.mask = mask
-        self.backward = lambda dy: (dy * mask,)
+    def __init__(self, backward: Callable[..., Any]) -> None:
+        self.backward = backward
 
 
-def test_a_kink_is_excused_only_where_a_saved_choice_differs() -> None:
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0])
+def test_any_value_between_the_slopes_passes_at_a_kink_and_no_other(factor: float) -> None:
     x = np.array([0.0, 1.0, -1.0])
-    for shown in (True, False):
-        report = cc.gradcheck(lambda x, shown=shown: (np.maximum(x, 0), Masked(x > 0, shown)), x)
-        assert report.ok == shown
-        assert places(report) == (set() if shown else {("x", (0,))})
+
+    def relu(at_zero: float) -> Function:
+        return lambda x: (np.maximum(x, 0), Context(lambda dy: (dy * np.where(x == 0, at_zero, x > 0),)))
+
+    report = cc.gradcheck(relu(factor), x)
+    assert report.ok
+    assert kinks(report) == [(0,)]
+    for beyond in (-0.5, 1.5, 40.0):
+        report = cc.gradcheck(relu(beyond), x)
+        assert report.verdict == "wrong"
+        assert places(report) == {("x", (0,))}
+        assert "does not lie between" in str(report)
 
 
-def test_choices_are_found_in_nested_contexts_and_inputs_are_not_choices() -> None:
-    x = np.random.default_rng(6).standard_normal((1, 2, 4, 4))
-    net = cc.Sequential(cc.Sequential(MaxPool2d(2)), Conv2d(2, 3, 2, seed=0, dtype=np.float64), ReLU(), Flatten())
-    _, ctx = net.apply(x)
-    found = choices(ctx)
-    assert {a.shape for a in found if a.ndim} == {(1, 2, 2, 2), (1, 3, 1, 1)}  # the winners, relu's signs (fused)
-    assert choices(SimpleNamespace(x=x, note=["text", {"mask": x > 0}]))[0].dtype == bool
+@pytest.mark.parametrize("distance", [1e-9, 1e-12])
+def test_beside_a_kink_a_point_has_a_derivative(distance: float) -> None:
+    for x in (np.full((2, 3), distance), np.array([1.0, distance, -1.0, -distance])):
+        report = cc.gradcheck(cc.ops.relu, (x,))
+        assert report.title.endswith(": ok")
+        wrong = cc.gradcheck(planted("relu", lambda g: np.multiply(g[0], 1.001, out=g[0])), (x,))
+        assert wrong.verdict == "wrong"
+
+
+def test_more_kinks_than_can_be_looked_at_are_said_to_be() -> None:
+    report = cc.gradcheck(cc.ops.relu, (np.zeros(5000),))
+    assert not report.ok
+    assert report.title.endswith("CANNOT TELL")
+    assert "check at another point" in report.arguments[0].reason
+
+
+def test_jumps_and_infinite_slopes_cannot_be_told_and_the_reason_is() -> None:
+    jump = cc.gradcheck(lambda x: (np.sign(x) + x, Context(lambda dy: (dy,))), np.array([0.0, 1.0]))
+    root = cc.gradcheck(lambda x: (np.sqrt(np.abs(x)), Context(lambda dy: (0 * dy,))), np.array([0.0]))
+    for report in (jump, root):
+        assert report.verdict == "cannot tell"
+        assert not report.ok
+        assert "the slope grows as the step falls" in str(report)
 
 
 # --- networks ----------------------------------------------------------------------------------------------------
@@ -488,7 +524,7 @@ def test_needs_is_honoured() -> None:
         (cc.ops.linear, (X,), {}, CnncoreError, "linear: argument w is missing"),
         (lambda n: (n, None), (np.arange(3),), {}, CnncoreError, "nothing to differentiate"),
         (lambda x: x, (X,), {}, CnncoreError, r"must return \(y, ctx\)"),
-        (lambda x: ((x, x), Masked(x > 0, True)), (X,), {}, CnncoreError, "y must be one array"),
+        ((lambda x: x, lambda dy, c: dy), (X,), {}, CnncoreError, r"must return \(y, cache\), got ndarray"),
         ("relu", (X,), {}, CnncoreError, "an op, a function or a layer, got str"),
         (ReLU(), (X, X), {}, CnncoreError, "takes one input"),
     ],

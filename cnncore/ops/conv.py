@@ -192,6 +192,5 @@ conv_relu = register(
         saved=("x", "w", "y"),
         domain=conv_domain,
         flops=conv_flops,
-        signs=("y",),
     )
 )

@@ -95,7 +95,6 @@ class Op:
     kernels_of: str = (
         ""  # another op whose kernels compute this one: its arguments, results and parameters are the same
     )
-    signs: tuple[str, ...] = ()  # of `saved`, those whose sign is a choice: the op has a kink where it changes
 
     @functools.cached_property
     def function(self) -> Callable[..., tuple[Any, Context]]:

@@ -50,7 +50,7 @@ def relu_domain(draw: domain.Draw) -> Case:
 relu = register(
     Op(
         "relu", relu_rule, relu_forward, relu_backward, {"x": MAP}, ("y",), relu_domain, flops_free,
-        elementwise=True, signs=("y",),
+        elementwise=True,
     )
 )  # fmt: skip
 

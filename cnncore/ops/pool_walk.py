@@ -141,7 +141,6 @@ def variant(
             domain=draw,
             flops=_flops,
             kernels_of=kernels_of,
-            signs=("x",) if "x" in saved else (),
         )
 
     return (

@@ -1,0 +1,408 @@
+"""What a wrong gradient looks like: sentences about where it is wrong, and what the derivative is beside it.
+
+The derivative of single entries is measured: of all entries of a small array, of a grid of them in a large one. Each
+sentence is a hypothesis that fits every entry measured, to six digits; where none fits, nothing is said.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .backends.select import to_host
+from .gradcheck_call import Run
+from .gradcheck_curve import OK, WRONG, Curve
+from .gradcheck_report import Argument, Report
+from .gradcheck_search import Problem
+
+LOOKED = 600  # entries measured, at most
+COST = 1e7  # and so many that entries times sizes of all arrays stay below this
+FEWEST = 64
+DIGITS = {"float64": 1e-6, "float32": 2e-3}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The gradient of one argument beside the derivative, where that was measured (elsewhere NaN)."""
+
+    name: str
+    g: np.ndarray  # all of the gradient
+    grid: tuple[np.ndarray, ...]  # the indices measured along each axis
+    derivative: np.ndarray
+    wrong: np.ndarray
+    digits: float
+
+    @property
+    def complete(self) -> bool:
+        return self.derivative.size == self.g.size
+
+    @property
+    def gradient(self) -> np.ndarray:
+        return self.g[np.ix_(*self.grid)]
+
+    @property
+    def known(self) -> np.ndarray:
+        return np.isfinite(self.derivative)
+
+    @property
+    def allowed(self) -> float:
+        """What counts as equal."""
+        return self.digits * float(np.abs(self.derivative[self.known]).max(initial=0.0))
+
+    def fits(self, g: np.ndarray) -> bool:
+        """Whether an array of the grid's shape is the derivative, wherever that is known."""
+        return bool(np.all(np.abs(g - self.derivative)[self.known] <= self.allowed))
+
+    def count(self) -> str:
+        """The wrong entries, as the subject of a sentence."""
+        n = int(self.wrong.sum())
+        text = "the one wrong entry" if n == 1 else f"all {n} wrong entries"
+        return text if self.complete else f"{text} among the {int(self.known.sum())} looked at"
+
+    def verb(self, one: str, many: str) -> str:
+        return one if self.wrong.sum() == 1 else many
+
+
+def diagnose(
+    report: Report, problem: Problem, forward: Run, dys: tuple[np.ndarray, ...],
+    gradients: dict[int, np.ndarray | None], noise: dict[int, np.ndarray],
+) -> list[str]:  # fmt: skip
+    """Sentences about every wrong argument, each beginning with its name."""
+    found = _calls(forward, dys)
+    if found:
+        return found
+    tables = {}
+    for i, argument in enumerate(report.arguments):
+        g = gradients.get(i)
+        if argument.verdict == WRONG and g is not None and g.size:
+            tables[i] = _table(problem, i, argument, g, noise.get(i), DIGITS[report.dtype])
+    named = {argument.name: problem.arrays[i] for i, argument in enumerate(report.arguments)}
+    outputs = {"dy": dys[0]} if len(dys) == 1 else {}
+    truths = {report.arguments[i].name: (table.grid, table.derivative) for i, table in tables.items()}
+    for i, g in gradients.items():
+        if report.arguments[i].verdict == OK and g is not None:
+            truths[report.arguments[i].name] = (_everything(g.shape), g)
+    for table in tables.values():
+        others = {name: a for name, a in {**named, **outputs}.items() if isinstance(a, np.ndarray)}
+        found += [f"{table.name}: {text}" for text in _sentences(table, others, truths, forward)]
+    return found
+
+
+def _calls(forward: Run, dys: tuple[np.ndarray, ...]) -> list[str]:
+    """What two more calls of backward show: it must be a function of dy alone, and linear in it."""
+
+    def again(factor: int) -> list[np.ndarray]:
+        result = forward.backward(*(factor * dy for dy in dys))
+        return [
+            np.array(to_host(g)) for g in (result if isinstance(result, tuple | list) else [result]) if g is not None
+        ]
+
+    try:
+        first, second, double = again(1), again(1), again(2)
+    except Exception:  # a backward may be good for one call only, and then there is nothing to say
+        return []
+
+    def same(a: list[np.ndarray], b: list[np.ndarray], factor: int = 1) -> bool:
+        return len(a) == len(b) and all(
+            np.allclose(factor * p, q, rtol=1e-3, atol=0) for p, q in zip(a, b, strict=True)
+        )
+
+    if any(not np.isfinite(g).all() for g in first):
+        return []
+    if not same(first, second):
+        return ["a second call of backward gives another gradient: backward changes what forward kept"]
+    if same(first, double) and any(g.any() for g in first):
+        return ["backward does not use dy: of twice the dy it makes the same gradient"]
+    if not same(first, double, 2):
+        return ["backward is not linear in dy: of twice the dy it does not make twice the gradient"]
+    return []
+
+
+def _table(
+    problem: Problem, i: int, argument: Argument, g: np.ndarray, noise: np.ndarray | None, digits: float
+) -> Table:
+    """The derivative of single entries: known where the search named all wrong ones, else measured."""
+    if not argument.more:
+        derivative, wrong = g.copy(), np.zeros(g.shape, bool)
+        for w in argument.wrong:
+            derivative[w.index], wrong[w.index] = w.numeric, True
+        for k in argument.kinks:
+            derivative[k.index] = np.nan
+        return Table(argument.name, g, _everything(g.shape), derivative, wrong, digits)
+    total = sum(a.size for a in problem.arrays if isinstance(a, np.ndarray)) + problem.dy.size
+    grid = _grid(g.shape, int(np.clip(COST / total, FEWEST, LOOKED)))
+    derivative = np.full([len(axis) for axis in grid], np.nan)
+    wrong = np.zeros(derivative.shape, bool)
+    like = next((curve for curve in argument.curves if curve.best is not None), None)
+    size = float(np.sqrt(np.mean(problem.arrays[i] ** 2))) or 1.0
+    quiet = np.zeros(g.shape) if noise is None else noise
+    claims = np.where(
+        np.isfinite(g), g, 0.0
+    )  # the derivative of an entry whose gradient is NaN is measured all the same
+    for place in np.ndindex(derivative.shape):
+        index = tuple(axis[n] for axis, n in zip(grid, place, strict=True))
+        v = np.zeros(g.shape)
+        v[index] = size
+        curve = _entry(problem, i, v, claims, quiet, like)
+        if curve.best is not None and not curve.coarse and curve.verdict in (OK, WRONG):
+            derivative[place] = curve.best.slope / size
+            wrong[place] = curve.verdict == WRONG or not np.isfinite(g[index])
+    return Table(argument.name, g, grid, derivative, wrong, digits)
+
+
+def _entry(problem: Problem, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray, like: Curve | None) -> Curve:
+    if like is not None:
+        curve = problem.glance(i, v, g, noise, like)
+        if not curve.coarse and curve.verdict in (OK, WRONG):
+            return curve
+    return problem.sweep(i, v, g, noise)
+
+
+def _grid(shape: tuple[int, ...], most: int) -> tuple[np.ndarray, ...]:
+    """Indices along each axis, both ends among them; all of them where the array is small."""
+    counts = list(shape)
+    while math.prod(counts) > most and max(counts) > 2:
+        counts[counts.index(max(counts))] -= 1
+    return tuple(np.unique(np.linspace(0, n - 1, c).round().astype(int)) for n, c in zip(shape, counts, strict=True))
+
+
+def _everything(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(np.arange(n) for n in shape)
+
+
+# --- hypotheses --------------------------------------------------------------------------------------------------
+
+
+def _sentences(
+    t: Table, others: dict[str, np.ndarray], truths: dict[str, tuple[tuple[np.ndarray, ...], np.ndarray]], forward: Run
+) -> list[str]:
+    """What fits: one sentence on the whole gradient, or else on where it is wrong and how."""
+    bad = int((~np.isfinite(t.g)).sum())
+    if bad:
+        return [f"backward's gradient is NaN or Inf in {bad} of {t.g.size} entries"]
+    if not t.wrong.any() or not t.known.any():
+        return []
+    if not t.g.any():
+        return ["backward is 0 throughout, the derivative is not"]
+    whole = itertools.chain(
+        _factor(t, forward), _rearranged(t), _others(t, truths), _products(t, others), _along_axes(t, others)
+    )
+    text = next(whole, None)
+    if text:
+        return [text]
+    place = _box(t) or _border(t)
+    found = [f"{t.count()} {place}"] if place else []
+    return found + list(_local(t, bool(place)))
+
+
+def _factor(t: Table, forward: Run) -> Iterator[str]:
+    """backward = c derivative."""
+    c = _ratio(t, t.known)
+    if c is not None and abs(c - 1) > t.digits:
+        yield f"backward is {c:.6g} times the derivative throughout{_meaning(c, t, forward)}"
+
+
+def _ratio(t: Table, where: np.ndarray) -> float | None:
+    """c, if backward = c derivative there."""
+    g, d = t.gradient[where], t.derivative[where]
+    large = np.abs(d) > 1e-3 * np.abs(d).max(initial=0.0)
+    if not d.any() or (large.sum() < 2 and t.g.size > 1):
+        return None
+    c = float(np.median(g[large] / d[large]))
+    if t.g.size == 1 and not _simple(c):
+        return None
+    return c if np.all(np.abs(g - c * d) <= max(abs(c), 1) * t.allowed) else None
+
+
+def _simple(c: float) -> bool:
+    """Whether c is a whole number or one over it: of a single entry any other factor proves nothing."""
+    return any(
+        abs(n - round(n)) < 1e-6 and 1 <= abs(round(n)) <= 1000
+        for n in (c, 1 / c if c else math.inf)
+        if math.isfinite(n)
+    )
+
+
+def _meaning(c: float, t: Table, forward: Run) -> str:
+    """Where a factor may come from."""
+    if abs(c + 1) < t.digits:
+        return ": its sign is wrong"
+    for n, say in ((c, "{} times too large"), (1 / c, "{} times too small")):
+        if abs(n - round(n)) > 1e-5 * abs(n) or round(n) < 2:
+            continue
+        lengths = {t.name: t.g.shape, "y": forward.outputs[0].shape if len(forward.outputs) == 1 else ()}
+        for name, shape in lengths.items():
+            if round(n) in shape:
+                return f" ({say.format(round(n))}; {round(n)} is the length of axis {shape.index(round(n))} of {name})"
+            if len(shape) > 1 and round(n) == math.prod(shape):
+                return f" ({say.format(round(n))}; {name} has {round(n)} entries)"
+    return ""
+
+
+def _rearranged(t: Table) -> Iterator[str]:
+    """The derivative's entries at other places."""
+    there, g = np.ix_(*t.grid), t.g
+    if g.ndim == 2 and g.shape[0] == g.shape[1] and t.fits(g.T[there]):
+        yield "it is the derivative's transpose"
+    elif g.ndim == 2 and 1 not in g.shape:
+        for reshaped in (g.T.reshape(g.shape), g.reshape(g.shape[::-1]).T):
+            if t.fits(reshaped[there]):
+                yield "it is the derivative's transpose, reshaped"
+    for a, b in itertools.combinations(range(g.ndim), 2):
+        if g.ndim > 2 and g.shape[a] == g.shape[b] and t.fits(np.swapaxes(g, a, b)[there]):
+            yield f"it is the derivative's transpose in axes {a} and {b}"
+    long = [axis for axis in range(g.ndim) if g.shape[axis] > 1]
+    for count in range(1, len(long) + 1):
+        for axes in itertools.combinations(long, count):
+            if t.fits(np.flip(g, axes)[there]):
+                yield f"it is the derivative reversed along {_axes(axes)}"
+    for axis in long:
+        for shift in (1, -1, 2, -2):
+            inside = (t.grid[axis] + shift >= 0) & (t.grid[axis] + shift < g.shape[axis])
+            kept = np.where(inside.reshape([-1 if k == axis else 1 for k in range(g.ndim)]), t.derivative, np.nan)
+            if np.isfinite(kept).sum() > 2 and np.any(kept[np.isfinite(kept)]):
+                moved = replace(t, derivative=kept)
+                if moved.fits(np.roll(g, -shift, axis)[there]):
+                    yield f"it is the derivative shifted by {shift} along axis {axis}"
+
+
+def _others(t: Table, truths: dict[str, tuple[tuple[np.ndarray, ...], np.ndarray]]) -> Iterator[str]:
+    """The derivative to another argument."""
+    for name, (grid, truth) in truths.items():
+        if name != t.name and all(len(a) for a in grid) and tuple(a[-1] + 1 for a in grid) == t.g.shape:
+            other = t.g[np.ix_(*grid)] if truth.shape == tuple(map(len, grid)) else None
+            known = np.isfinite(truth)
+            if (
+                other is not None
+                and known.sum() > 1
+                and np.allclose(other[known], truth[known], rtol=t.digits, atol=t.allowed)
+            ):
+                yield f"it is the derivative to {name}"
+
+
+def _products(t: Table, others: dict[str, np.ndarray]) -> Iterator[str]:
+    """An elementwise factor that is missing, or one too many."""
+    there = np.ix_(*t.grid)
+    for name, a in others.items():
+        if a.shape != t.g.shape or a.dtype.kind != "f" or a.size < 2:
+            continue
+        part = a[there]
+        if t.fits(t.gradient * part):
+            yield f"the factor {name} is missing"
+        elif np.all(np.abs(t.gradient - t.derivative * part)[t.known] <= t.allowed):
+            yield f"the factor {name} is one too many"
+
+
+def _along_axes(t: Table, others: dict[str, np.ndarray]) -> Iterator[str]:
+    """A constant that is missing along an axis, or a factor that depends on the index along one axis alone."""
+    if t.wrong.sum() < 0.5 * t.known.sum() or t.known.sum() < 4:
+        return
+    difference = np.where(t.known, t.gradient - t.derivative, np.nan)
+    size = float(np.abs(difference[t.known]).max(initial=0.0))
+    axes = [axis for axis in range(t.g.ndim) if len(t.grid[axis]) > 1]
+    constant = [axis for axis in axes if _spread(difference, axis) <= 10 * t.digits * size]
+    if len(constant) == len(axes):
+        yield f"a constant is missing: backward is the derivative plus {float(np.nanmedian(difference)):.6g} throughout"
+    elif constant:
+        yield f"a constant is missing along {_axes(constant)}: backward minus derivative does not change along it"
+    for axis in axes if len(axes) > 1 else ():
+        rest = tuple(k for k in range(t.g.ndim) if k != axis)
+        large = t.known & (np.abs(t.derivative) > 1e-3 * np.abs(t.derivative[t.known]).max())
+        ratio = np.where(large, t.gradient, np.nan) / np.where(large, t.derivative, np.nan)
+        if (large.sum(axis=rest) < 2).any():
+            continue
+        c = np.nanmedian(ratio, axis=rest, keepdims=True)
+        if np.all(np.abs(t.gradient - c * t.derivative)[t.known] <= np.abs(c).max() * t.allowed):
+            values = c.ravel()
+            for name, a in others.items():
+                if a.dtype.kind == "f" and a.size == t.g.shape[axis] and name != t.name:
+                    part = a.ravel()[t.grid[axis]]
+                    if np.allclose(values * part, 1, rtol=1e-4):
+                        yield f"the factor {name} is missing (along axis {axis})"
+                    elif np.allclose(values, part, rtol=1e-4):
+                        yield f"the factor {name} is one too many (along axis {axis})"
+            shown = ", ".join(f"{v:.4g}" for v in values[:4]) + (", ..." if values.size > 4 else "")
+            yield f"backward is the derivative times a factor that depends on the index along axis {axis}: {shown}"
+
+
+def _spread(a: np.ndarray, axis: int) -> float:
+    """The largest difference along an axis, of lines with two known entries or more; inf where there is none."""
+    lines = np.isfinite(a).sum(axis=axis) > 1
+    if not lines.any():
+        return math.inf
+    filled = np.isfinite(a)
+    high, low = np.where(filled, a, -np.inf).max(axis=axis), np.where(filled, a, np.inf).min(axis=axis)
+    return float((high - low)[lines].max())
+
+
+def _box(t: Table) -> str | None:
+    """The slice of the array that holds all wrong entries, if it is a part of it and most of its entries are wrong."""
+    sets = [np.unique(places) for places in np.nonzero(t.wrong)]
+    inside = np.ix_(*sets)
+    comparable = t.known[inside] & ((t.derivative[inside] != 0) | t.wrong[inside])
+    if math.prod(map(len, sets)) == t.derivative.size or t.wrong.sum() < 0.6 * comparable.sum():
+        return None
+    slices = [_slice(axis[places], axis, n) for places, axis, n in zip(sets, t.grid, t.g.shape, strict=True)]
+    if None in slices:
+        return None
+    return f"{t.verb('is', 'lie in')} {t.name}[{', '.join(s for s in slices if s)}]"
+
+
+def _slice(chosen: np.ndarray, axis: np.ndarray, n: int) -> str | None:
+    """Indices of an axis of n as Python writes them: ":", "2", "3:5", "1::2"; None for indices without a pattern."""
+    if len(chosen) == len(axis):
+        return ":"
+    if len(chosen) == 1:
+        return str(int(chosen[0]))
+    first, last = int(chosen[0]), int(chosen[-1])
+    where = np.searchsorted(axis, chosen)
+    steps = np.unique(np.diff(where))
+    if len(steps) > 1:
+        return None
+    start, stop = str(first) if first else "", str(last + 1) if last + int(steps[0]) < n else ""
+    return f"{start}:{stop}" + (f":{int(steps[0])}" if steps[0] > 1 else "")
+
+
+def _border(t: Table) -> str | None:
+    """All wrong entries within a few pixels of an end of a spatial axis, and most entries there wrong."""
+    axes = range(2, t.g.ndim) if t.g.ndim > 2 else range(t.g.ndim)
+    for width in (1, 2, 3):
+        near = np.zeros(t.derivative.shape, bool)
+        for axis in axes:
+            n = t.g.shape[axis]
+            if n > 2 * width:
+                ends = (t.grid[axis] < width) | (t.grid[axis] >= n - width)
+                near |= ends.reshape([-1 if k == axis else 1 for k in range(t.g.ndim)])
+        if near.all() or not near.any():
+            return None
+        if not (t.wrong & ~near).any() and t.wrong.sum() >= 0.6 * (near & t.known).sum():
+            return f"{t.verb('is an entry', 'are entries')} at the border, at most {width} from an end of {_axes(axes)}"
+    return None
+
+
+def _local(t: Table, placed: bool) -> Iterator[str]:
+    """What the wrong entries have in common, where others are right."""
+    right = t.known & ~t.wrong
+    if not right.any():
+        return
+    there = "there" if placed else "in all wrong entries"
+    d, g = t.derivative[t.wrong], t.gradient[t.wrong]
+    zero = np.abs(d) <= 1e-3 * t.allowed
+    if zero.all() and len(d) > 1 and (placed or np.abs(t.derivative[right]).min() > 0):
+        yield f"{there} the derivative is 0 and backward is not: a mask (of a ReLU, a maximum, dropout) is missing"
+    elif not g.any():
+        yield f"{there} backward is 0 and the derivative is not"
+    else:
+        c = _ratio(t, t.wrong)
+        if c is not None:
+            yield f"{there} backward is {c:.6g} times the derivative"
+
+
+def _axes(axes: Any) -> str:
+    axes = list(axes)
+    return f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes[:-1]))} and {axes[-1]}"
