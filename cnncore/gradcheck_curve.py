@@ -140,7 +140,21 @@ class Curve:
         return math.nan if self.best is None else _ratio(self.tolerance, self.scale)
 
     @property
-    def usable(steps: Sequence[Step], analytic: float) -> list[Step]:
+    def usable(self) -> list[Step]:
+        return usable(self.steps, self.analytic)
+
+    @property
+    def order(self) -> float | None:
+        """The power of h that the error falls with, over the steps before rounding; None where it is rounding alone."""
+        falls = []
+        for large, small in itertools.pairwise(self.usable):
+            before, after = abs(large.slope - self.analytic), abs(small.slope - self.analytic)
+            if after > 30 * small.bits and self.best is not None and small.h > self.best.h:
+                falls.append(math.log(before / after) / math.log(large.h / small.h) if before else 0.0)
+        return sorted(falls)[len(falls) // 2] if falls else None
+
+
+def usable(steps: Sequence[Step], analytic: float) -> list[Step]:
     """The finite steps. Left out are those at the end where y no longer moves, if a slope is claimed and y moved on
     both sides of x before: there y is rounded more coarsely than the step. (Where y moved on one side alone, x is on
     the flat side of a kink.)"""
