@@ -73,6 +73,9 @@ class OpContext:
     def learns(self) -> bool:
         return bool(self.parameters)
 
+    def __repr__(self) -> str:
+        return f"OpContext({self.call}, gradients for {', '.join(self.parameters) or 'no parameter'})"
+
     def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         names = self.call.names
         needs = [*names[:1], *self.parameters] if dx else list(self.parameters)
@@ -91,6 +94,9 @@ class ViewContext:
     view: Callable[[Any], Any]
     learns = False
 
+    def __repr__(self) -> str:
+        return "ViewContext()"
+
     def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         return self.view(dy) if dx else None
 
@@ -106,6 +112,9 @@ class OwnContext:
     context: Any
     parameters: dict[str, Parameter]  # of the layer itself, in the order in which it was given them
     learns: bool
+
+    def __repr__(self) -> str:
+        return f"OwnContext({type(self.context).__name__} of {self.who})"
 
     def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         found = self.context.backward(dy)
