@@ -11,8 +11,10 @@ class History(list[dict[str, Any]]):
     """The records of all epochs, the first first; shown in short, and in a notebook as a table."""
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{name} {_told(value)}" for name, value in (self[-1] if self else {}).items())
-        return f"History({len(self)} epochs; the last: {last})" if self else "History(0 epochs)"
+        if not self:
+            return "History(no epochs)"
+        last = ", ".join(f"{name} {_told(value)}" for name, value in self[-1].items() if value is not None)
+        return f"History({len(self)} epoch{'s' * (len(self) > 1)}; the last: {last})"
 
     def _repr_html_(self) -> str:
         columns = list(self[-1]) if self else []

@@ -104,7 +104,7 @@ def test_trainer_and_history() -> None:
     net = cc.Sequential(ly.Linear(4, 3, seed=0))
     trainer = cc.Trainer(net, cc.optim.SGD(net, lr=0.1), quiet=True)
     check(trainer, "Trainer(Sequential, SGD(lr=0.1", "0 epochs done")
-    check(trainer.history, "History(0 epochs)")
+    check(trainer.history, "History(no epochs)")
     x, y = np.random.default_rng(0).random((12, 4), np.float32), np.arange(12) % 3
     history = trainer.fit((x, y), (x, y), epochs=3)
     check(trainer, "3 epochs done")
