@@ -1,7 +1,7 @@
 """Reading the pickles that CIFAR is distributed as, without Python's unpickler.
 
 A pickle is a program. Python's own unpickler imports what it names and calls it; this one knows the few instructions
-that write a dict of strings, integers, lists and arrays of integers, and nothing else. Nothing that a file names is
+that write a dict of strings, integers, lists and arrays, and nothing else. Nothing that a file names is
 ever imported or called: NumPy's constructors are recognised by name, and an array is made here, from bytes that are
 there.
 """
@@ -34,7 +34,7 @@ NAMES = {
     "_codecs encode": "encode",  # protocols 0 to 2 know no bytes: they write text, and this call
     "__builtin__ bytes": "bytes",
 }
-INTEGERS = re.compile(r"[<>|=]?[iu][1248]")
+DTYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")  # all but objects, and what is made of parts
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,12 @@ class Made:
         """The integer that a NumPy scalar is. Raises ValueError where it is none."""
         match self.what, *self.arguments:
             case ("scalar", Made("dtype") as kind, str() | bytes() as raw) if len(raw) == kind.dtype().itemsize:
-                return int(np.frombuffer(as_bytes(raw), kind.dtype())[0])
+                if kind.dtype().kind in "iu":
+                    return int(np.frombuffer(as_bytes(raw), kind.dtype())[0])
         raise ValueError("must be an integer")
 
     def dtype(self) -> np.dtype:
-        """The dtype of integers: its name, and the order of its bytes if its state (version, order, ...) has one."""
+        """The dtype: its name, and the order of its bytes if its state (version, order, ...) has one."""
         found = np.dtype(self.arguments[0])
         match self.state:
             case (_, "<" | ">" as order, *_):
@@ -193,19 +194,19 @@ def named(name: str) -> Name:
 
 
 def make(what: str, arguments: tuple[Any, ...]) -> Any:
-    """The call of a constructor: an array (its state may follow), a number, a dtype of integers, or bytes."""
+    """The call of a constructor: an array (its state may follow), a number, a dtype, or bytes."""
     first = arguments[0] if arguments else None
     if what == "_reconstruct" and first == Name("ndarray"):
         return Made(what)
     if what in ("_frombuffer", "scalar"):
         return Made(what, arguments)
-    if what == "dtype" and type(first) is str and INTEGERS.fullmatch(first):
+    if what == "dtype" and type(first) is str and DTYPES.fullmatch(first):
         return Made(what, arguments)
     if what == "encode" and type(first) is str and arguments[1:] == ("latin1",):
         return first  # bytes, spelt as text; a copy for each such call could fill the memory
     if what == "bytes" and not arguments:
         return b""
-    raise ValueError("only arrays of integers are read")
+    raise ValueError("only arrays of numbers or text are read")
 
 
 def unpickle(name: str, data: bytes) -> dict[str, Any]:
