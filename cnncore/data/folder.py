@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ops.geometry import per_axis
-from .files import Images, Path_, at_home, need
+from ..paths import user_path
+from .files import Images, Path_, need
 
 ENDINGS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".pbm", ".pgm", ".pnm", ".ppm"))
 FORMATS = ("JPEG", "PNG", "PPM")  # Pillow knows more; each further parser is one more way in
@@ -31,7 +32,7 @@ def class_names(folder: Path_) -> list[str]:
     FormatError where there are none.
     """
     try:
-        found = [e.name for e in os.scandir(at_home(folder)) if e.is_dir() and not e.name.startswith(".")]
+        found = [e.name for e in os.scandir(user_path(folder)) if e.is_dir() and not e.name.startswith(".")]
     except OSError as error:
         raise FormatError(f"{os.fspath(folder)}: folder: cannot be read ({error.strerror or error})") from None
     names = sorted(set(found) - NO_CLASSES)
@@ -59,7 +60,7 @@ def image_folder(folder: Path_, size: int | tuple[int, int]) -> Images:
     height, width = per_axis("image_folder", "size", size, 2, 1)
     need("PIL.Image", "reading images")
     files = [
-        (label, path) for label, name in enumerate(class_names(folder)) for path in _images(at_home(folder) / name)
+        (label, path) for label, name in enumerate(class_names(folder)) for path in _images(user_path(folder) / name)
     ]
     x = np.empty((len(files), 3, height, width), np.float32)
     for i, (_, path) in enumerate(files):

@@ -18,7 +18,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from ..errors import FormatError
-from .files import Path_, at_home
+from ..paths import user_path
+from .files import Path_
 
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
@@ -41,7 +42,7 @@ def read_idx(path: Path_, axes: int | None = None) -> np.ndarray:
     """
     name = os.fspath(path)
     try:
-        with open(at_home(path), "rb") as file:
+        with open(user_path(path), "rb") as file:
             zipped = file.read(2) == GZIP_MAGIC
             file.seek(0)
             length = os.fstat(file.fileno()).st_size

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
-from .files import Images, Path_, at_home, examples, need
+from ..paths import user_path
+from .files import Images, Path_, examples, need
 
 DEFLATE_MOST = 1032  # what a byte of a compressed variable can become, at most; see idx.py
 PIXELS = 3072
@@ -33,7 +34,7 @@ def read_svhn(path: Path_) -> Images:
     Source: http://ufldl.stanford.edu/housenumbers.
     """
     io = need("scipy.io", "reading SVHN")
-    name, place = os.fspath(path), str(at_home(path))
+    name, place = os.fspath(path), str(user_path(path))
     try:
         length = os.stat(place).st_size
     except OSError as error:
