@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,41 @@ def test_an_own_layer_learns_in_a_trainer_and_is_summed_up() -> None:
         assert history[-1]["train_loss"] < history[0]["train_loss"]
         assert all(not np.array_equal(p.value, before[name]) for name, p in net.parameters().items())
         assert cc.models.summary(net, (2, 3)).parameters == sum(p.value.size for p in net.parameters().values())
+
+
+def test_apply_of_a_mixin_and_of_a_base() -> None:
+    class Doubles:
+        def apply(self, x: Any) -> Any:
+            return 2 * x, Scaled(x, np.full(3, 2.0), "dx")
+
+    class Mixed(Doubles, Layer):
+        pass
+
+    class Derived(Mixed):
+        def apply(self, x: Any) -> Any:
+            y, context = super().apply(x)
+            return y, context
+
+    for layer in (Mixed(), Derived()):
+        net = cc.Sequential(linear(3, 3), layer)
+        net.forward(X)
+        np.testing.assert_allclose(net.backward(X), 2 * X @ net[0].weight.value, rtol=1e-12)
+
+
+def test_a_layer_may_be_a_dataclass() -> None:
+    @dataclass
+    class Pair(Layer):
+        first: Layer
+        second: Layer
+
+        def apply(self, x: Any) -> Any:
+            return cc.Sequential(self.first, self.second).apply(x)
+
+    net = Pair(linear(3, 3), Pair(linear(3, 2), Tanh()))
+    assert list(net.parameters()) == ["first.weight", "first.bias", "second.first.weight", "second.first.bias"]
+    assert cc.gradcheck(net, (X,)).ok and not net.eval().second.second.training
+    cc.optim.SGD(net, lr=0.1, weight_decay={Linear: 0.1}).step()
+    assert cc.models.summary(net, (1, 3)).parameters == 20
 
 
 @pytest.mark.parametrize(

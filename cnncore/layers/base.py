@@ -170,8 +170,10 @@ class Layer:
     frozen = False
     _context: Context | None = None
 
-    def __init_subclass__(cls) -> None:
-        if "apply" in vars(cls):
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        owner = next(kind for kind in cls.__mro__ if "apply" in vars(kind))
+        if owner is cls or not issubclass(owner, Layer):  # a mixin's, say
             cls.apply = _completed(cls.apply)  # type: ignore[method-assign]
 
     def apply(self, x: Any) -> tuple[Any, Context]:
@@ -196,12 +198,12 @@ class Layer:
 
     def walk(self, name: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer and all layers inside it, by dotted name; one that stands twice comes once, first name."""
-        seen: set[Layer] = set()
+        seen: set[int] = set()  # ids: a layer of a user's own may be a dataclass, and those have no hash
         pending: list[tuple[str, Layer]] = [(name, self)]
         while pending:
             path, layer = pending.pop()
-            if layer not in seen:
-                seen.add(layer)
+            if id(layer) not in seen:
+                seen.add(id(layer))
                 yield path, layer
                 pending += [(_join(path, key), child) for key, child in reversed(layer.children().items())]
 
