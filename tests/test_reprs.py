@@ -13,6 +13,7 @@ import pytest
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore import models
+from cnncore.bench import problems_of
 from cnncore.history import History
 from cnncore.ops import registry
 from cnncore.ops.domain import Draw
@@ -82,9 +83,9 @@ def test_a_context_of_ones_own() -> None:
     assert repr(context) == "SequentialContext(used up)"
 
 
-@pytest.mark.parametrize("name", models.DIGITS)
+@pytest.mark.parametrize("name", [*models.DIGITS, "alexnet", "cuda_convnet"])
 def test_networks_have_a_line_a_layer(name: str) -> None:
-    net = getattr(models, name)(**models.DIGITS[name])
+    net = getattr(models, name)(**models.DIGITS.get(name, {}))
     shown = repr(net)
     assert len(shown.splitlines()) <= 2 + 2 * len(list(net.walk())) and max(map(len, shown.splitlines())) <= 120
     assert not re.search(r"0x[0-9a-f]{4}| object at |array\(", shown)
@@ -128,6 +129,12 @@ def test_tables_escape_what_they_show() -> None:
     shown = History([{"<b>": "<i>"}])._repr_html_()
     assert "&lt;b&gt;</th>" in shown and "&lt;i&gt;</td>" in shown
     assert list(ElementTree.fromstring(History()._repr_html_())[1]) == []
+
+
+@pytest.mark.parametrize("name", list(registry))
+def test_benchmark_problems(name: str) -> None:
+    for problem in problems_of(registry[name]):
+        check(problem, f"Problem(op=Op('{name}')", problem.name)
 
 
 def test_registry_and_choice_of_backend() -> None:
