@@ -55,6 +55,13 @@ class Optimizer:
         """Everything chosen by hand, for JSON: two optimisers with equal settings and state do the same."""
         return {"name": type(self).__name__, "lr": self.lr, "weight_decay": dict(self.decay)}
 
+    def __repr__(self) -> str:
+        told = self.settings()
+        name, decay = told.pop("name"), set(told.pop("weight_decay").values())
+        told["weight_decay"] = decay.pop() if len(decay) == 1 else "by parameter"
+        chosen = ", ".join(f"{key}={value}" for key, value in told.items())
+        return f"{name}({chosen}; {len(self.parameters)} parameters, {self.steps} steps)"
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the state arrays, as "<slot>.<parameter>", and "steps"."""
         state = {

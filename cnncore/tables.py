@@ -1,7 +1,8 @@
-"""Tables on stdout, drawn by rich where it is installed."""
+"""Tables: on stdout, drawn by rich where it is installed; and in notebooks."""
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for row in [list(columns), *cells]:
         aligned = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         print("  ".join(aligned).rstrip())
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
+    """A table for a notebook; the first `left` columns are aligned left."""
+
+    def line(tag: str, cells: Iterable[Any]) -> str:
+        parts = (
+            f'<{tag} style="text-align: {"left" if i < left else "right"}">{html.escape(str(cell))}</{tag}>'
+            for i, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(parts)}</tr>"
+
+    return (
+        f"<table><thead>{line('th', columns)}</thead><tbody>{''.join(line('td', row) for row in rows)}</tbody></table>"
+    )
 
 
 def console_width() -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 from . import checkpoint, ops
 from .backends import select
 from .errors import CnncoreError, DivergenceError, FormatError, ShapeError
+from .history import History
 from .layers.base import Layer, check_state
 from .loader import Augment, batches, channels_last
 from .ops.geometry import integer
@@ -72,7 +73,12 @@ class Trainer:
         self.seed = check_key("Trainer", (seed, 0))[0]
         self.path = None if run_dir is None else Path(run_dir) / "checkpoint.safetensors"
         self.quiet = quiet
-        self.history: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = History()
+
+    def __repr__(self) -> str:
+        return (
+            f"Trainer({type(self.net).__name__}, {self.optimizer!r}, seed={self.seed}, {len(self.history)} epochs done)"
+        )
 
     def fit(
         self, train: Data, test: Data | None = None, *, epochs: int, batch_size: int = 64,
@@ -198,7 +204,7 @@ class Trainer:
             raise FormatError(f"{path}: step is {record['step']}, optimizer.steps {int(parts['optimizer']['steps'])}")
         self.net.load_state_dict(parts["net"])
         self.optimizer.load_state_dict(parts["optimizer"])
-        self.history = history
+        self.history = History(history)
 
 
 def _checked(name: str, data: Any) -> Data:

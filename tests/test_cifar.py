@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import struct
 import tracemalloc
 from pathlib import Path
@@ -109,6 +110,67 @@ def test_pickle_of_python_3(tmp_path: Path, order) -> None:
     check(read_cifar(tmp_path / "a", 10), pixels, labels)
 
 
+KINDS = {
+    "ints": np.ndarray.tolist,
+    "NumPy's ints": list,
+    "int64": np.asarray,
+    "int32": lambda labels: labels.astype(np.int32),
+    "uint8": lambda labels: labels.astype(np.uint8),
+    "big-endian": lambda labels: labels.astype(">i2"),
+    "every second": lambda labels: np.repeat(labels, 2)[::2],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", [str, str.encode])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_today(tmp_path: Path, protocol: int, text, kind: str) -> None:
+    """What one gets by loading CIFAR, with encoding="bytes" or not, and dumping it again."""
+    pixels, labels = images(7)
+    content = {"batch_label": text("batch 1"), "labels": KINDS[kind](labels), "data": pixels, "empty": text("")}
+    content |= {"filenames": [text("image.png")] * 7, "fine_labels": KINDS[kind](99 - labels)}
+    content |= {"names": np.array([text("image.png")] * 7), "mean": np.float32(3), "means": pixels.mean(axis=0)}
+    dumped = pickle.dumps({text(key): value for key, value in content.items()}, protocol)
+    (tmp_path / "a").write_bytes(dumped)
+    check(read_cifar(tmp_path / "a", 10), pixels, labels)
+    check(read_cifar(tmp_path / "a", 100), pixels, 99 - labels)
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_numpy_1_and_2(tmp_path: Path, protocol: int, core: bytes) -> None:
+    """The two name their modules differently; a short string carries its length in front."""
+    pixels, labels = images(7)
+    dumped = pickle.dumps({"data": pixels, "labels": list(labels)}, protocol)
+    if protocol < 4:
+        dumped = dumped.replace(b"cnumpy._core.", b"c" + core + b".")
+    else:
+        for module in (b".multiarray", b".numeric"):
+            old, new = b"numpy._core" + module, core + module
+            dumped = dumped.replace(bytes([len(old)]) + old, bytes([len(new)]) + new)
+        dumped = unframed(dumped)
+    assert core + b"." in dumped
+    (tmp_path / "a").write_bytes(dumped)
+    check(read_cifar(tmp_path / "a", 10), pixels, labels)
+
+
+def unframed(dumped: bytes) -> bytes:
+    """Without the frames of protocol 4, whose lengths are not right any more. They are optional."""
+    at = [position for code, _, position in pickletools.genops(dumped) if code.name == "FRAME"]
+    for position in reversed(at):
+        dumped = dumped[:position] + dumped[position + 9 :]
+    return dumped
+
+
+@pytest.mark.parametrize("pixels", [np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2], lambda a: a[::-1]])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_in_every_order(tmp_path: Path, protocol: int, pixels) -> None:
+    content = {"data": pixels(PIXELS), "labels": LABELS}
+    content["data"].flags.writeable = False  # protocol 5 then writes bytes, else a bytearray
+    (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
+    check(read_cifar(tmp_path / "a", 10), content["data"], LABELS)
+
+
 @pytest.mark.parametrize("suffix", [".bin", ""])
 def test_whole_sets(tmp_path: Path, suffix: str) -> None:
     def write(name: str, count: int, seed: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,6 +247,58 @@ def test_wrong_fields(tmp_path: Path, case: str) -> None:
     assert fault(tmp_path / "a").startswith(want)
 
 
+OTHERS = {
+    "data are floats": ({"data": PIXELS / 255, "labels": LABELS}, "data: must be an array of uint8, got float64"),
+    "data are int64": ({"data": PIXELS.astype(int), "labels": LABELS}, "data: must be an array of uint8, got int64"),
+    "data are objects": ({"data": PIXELS.astype(object), "labels": LABELS}, "pickle: "),
+    "data are images": ({"data": PIXELS.reshape(-1, 3, 32, 32), "labels": LABELS}, "data: must have shape (N, 3072)"),
+    "labels are floats": (
+        {"data": PIXELS, "labels": LABELS / 1},
+        "labels: must be a list of integers or an array (N,)",
+    ),
+    "a label is a float": ({"data": PIXELS, "labels": list(LABELS / 1)}, "labels: must be a list of integers"),
+    "labels are text": ({"data": PIXELS, "labels": np.array(["3", "1", "2"])}, "labels: must be a list of integers"),
+    "a label is text": ({"data": PIXELS, "labels": list(np.array(["3", "1", "2"]))}, "labels: must be a list of integ"),
+    "a label is true": ({"data": PIXELS, "labels": list(LABELS > 3)}, "labels: must be a list of integers"),
+    "labels are times": ({"data": PIXELS, "labels": LABELS.astype("M8[s]")}, "pickle: "),
+    "labels are records": ({"data": PIXELS, "labels": np.zeros(3, "i4,i4")}, "pickle: "),
+    "labels are one-hot": (
+        {"data": PIXELS, "labels": np.eye(10, dtype=int)[LABELS]},
+        "labels: must be a list of integ",
+    ),
+    "labels are a column": ({"data": PIXELS, "labels": LABELS[:, None]}, "labels: must be a list of integers"),
+    "labels are a set": ({"data": PIXELS, "labels": {1, 2, 3}}, "pickle: "),
+    "a label is large": ({"data": PIXELS, "labels": LABELS + 2**40}, "labels: must be 0 to 9"),
+    "a label is unsigned": ({"data": PIXELS, "labels": LABELS.astype(np.uint64) + 2**63}, "labels: must be 0 to 9"),
+    "a masked array": ({"data": np.ma.masked_array(PIXELS, PIXELS > 9), "labels": LABELS}, "pickle: "),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_something_else(tmp_path: Path, case: str, protocol: int) -> None:
+    content, want = OTHERS[case]
+    (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
+    found = fault(tmp_path / "a")
+    assert found.startswith(want)
+
+
+def test_a_buffer_of_another_size(tmp_path: Path) -> None:
+    """Protocol 5's own form of an array, with lies about it."""
+    dumped = pickle.dumps({"data": PIXELS, "labels": LABELS}, 5)
+    shape, columns = b"K\x03M\x00\x0c\x86", b"\x8c\x01C"
+    assert dumped.count(shape) == 1 and dumped.count(columns) == 1
+    lies = {
+        "data: an array of shape (2, 3072) must have 6144 bytes, got 9216": (shape, b"K\x02M\x00\x0c\x86"),
+        "data: must be an array of uint8 with at most 4 axes": (shape, b"J\xff\xff\xff\x7fM\x00\x0c\x86"),
+        "data: must be an array of uint8": (columns, b"\x8c\x01K"),
+        "pickle: ": (b"_frombuffer", b"_frombuffe_"),
+    }
+    for want, (old, new) in lies.items():
+        (tmp_path / "a").write_bytes(unframed(dumped).replace(old, new))
+        assert fault(tmp_path / "a").startswith(want)
+
+
 # --- hostile pickles ---
 
 
@@ -207,6 +321,12 @@ def test_a_call_of_os_system_is_refused(tmp_path: Path, protocol: int) -> None:
     assert mark.exists()  # it would have
 
 
+def named(name: bytes) -> bytes:
+    """The names of protocol 4 on: two strings and an instruction."""
+    module, what = name.split(b" ")
+    return b"".join(b"\x8c" + bytes([len(part)]) + part for part in (module, what)) + b"\x93"
+
+
 TUPLES = b")" + b"q\x01h\x01\x86" * 60  # ((..., ...), (..., ...)): to hash it takes 2^60 steps
 HOSTILE = {
     "empty": (b"", "pickle: "),
@@ -217,7 +337,17 @@ HOSTILE = {
     "bytes behind": (b"\x80\x02}..", "pickle: must end at byte 3, 1 bytes follow"),
     "another name": (b"\x80\x02cbuiltins\neval\n.", "pickle: GLOBAL at byte 2: 'builtins eval'"),
     "a name of NumPy": (b"\x80\x02cnumpy\nload\n.", "pickle: GLOBAL at byte 2: 'numpy load'"),
-    "a name by attribute": (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "pickle: SHORT_BINUNICODE at byte 2"),
+    "a name by attribute": (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "pickle: STACK_GLOBAL at byte 14: 'os system'"),
+    "a number called": (b"\x80\x04" + named(b"_codecs encode") + b"K\x01\x85R.", "pickle: REDUCE"),
+    "another encoding": (b"\x80\x04" + named(b"_codecs encode") + b"\x8c\x01a\x8c\x03zip\x86R.", "pickle: REDUCE"),
+    "bytes of a size": (b"\x80\x04" + named(b"__builtin__ bytes") + b"J\xff\xff\xff\x7f\x85R.", "pickle: REDUCE"),
+    "a name that is none": (b"\x80\x04K\x01K\x02\x93.", "pickle: STACK_GLOBAL at byte 6: str expected, int found"),
+    "a scalar of objects": (b"\x80\x04" + named(b"numpy dtype") + b"\x8c\x01O\x85R.", "pickle: REDUCE"),
+    "an object by its class": (b"\x80\x04" + named(b"numpy ndarray") + b")\x81.", "pickle: NEWOBJ"),
+    "an extension": (b"\x80\x02\x82\x01.", "pickle: EXT1"),
+    "a buffer from elsewhere": (b"\x80\x05\x97.", "pickle: NEXT_BUFFER"),
+    "a set": (b"\x80\x04\x8f.", "pickle: EMPTY_SET"),
+    "a huge number in digits": (b"L" + b"9" * 100_000 + b"L\n.", "pickle: "),
     "an instance": (b"(ios\nsystem\n.", "pickle: INST at byte 1"),
     "a persistent id": (b"\x80\x02U\x01aQ.", "pickle: BINPERSID at byte 5"),
     "ndarray called": (b"\x80\x02cnumpy\nndarray\nK\x63\x85R.", "pickle: REDUCE at byte 20: only arrays"),
@@ -238,6 +368,8 @@ HOSTILE = {
     "claims 2 GiB of text": (b"\x80\x02T\xff\xff\xff\x7fabc.", "pickle: "),
     "claims -1 bytes of text": (b"\x80\x02T\xff\xff\xff\xffabc.", "pickle: "),
     "claims 4 GiB": (b"\x80\x03B\xff\xff\xff\xffabc.", "pickle: "),
+    "claims 2^63 bytes of an array": (b"\x80\x05\x96" + b"\xff" * 7 + b"\x7fabc.", "pickle: "),
+    "claims a frame": (b"\x80\x04\x95" + b"\xff" * 8 + b".", "pickle: "),
     "claims 2^63 bytes": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fabc.", "pickle: "),
     "a million lists": (b"\x80\x02" + b"]" * (1 << 20) + b".", "pickle: EMPTY_LIST at byte 1048577: must have at most"),
 }
@@ -270,8 +402,24 @@ def test_the_same_bytes_in_many_arrays_are_made_once() -> None:
     assert found[-1].array().shape == (1 << 20,)
 
 
-def test_every_truncation(tmp_path: Path) -> None:
-    content = pickled(labels=listed([number(1)]), data=array(np.zeros((1, 4), np.uint8)))
+def test_the_same_text_is_not_copied_by_every_call() -> None:
+    """A million of these calls, each of which makes bytes of 1 MB of text, would be 1 TB."""
+    parts = b"c_codecs\nencode\nq\x00" + text(bytes(1 << 20)) + b"q\x01U\x06latin1q\x02"
+    content = b"\x80\x02}U\x01a](" + parts + b"h\x00h\x01h\x02\x86R" * 1000 + b"es."
+    tracemalloc.start()
+    found = unpickle.unpickle("f", content)["a"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 1003 and found[-1] == "\0" * (1 << 20) and peak < 20 << 20
+
+
+SMALL = {"labels": [1, np.int64(2)], b"data": np.zeros((1, 4), np.uint8)}
+CUT = [pickled(labels=listed([number(1)]), data=array(np.zeros((1, 4), np.uint8)))]
+CUT += [pickle.dumps(SMALL, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+
+
+@pytest.mark.parametrize("content", CUT)
+def test_every_truncation(tmp_path: Path, content: bytes) -> None:
     for length in range(len(content)):
         (tmp_path / "a").write_bytes(content[:length])
         assert fault(tmp_path / "a").startswith("pickle: ")
@@ -280,8 +428,10 @@ def test_every_truncation(tmp_path: Path) -> None:
 @FILES
 @given(st.data())
 def test_damaged_pickles_give_an_error_or_a_batch(tmp_path: Path, data) -> None:
-    content = bytearray(batch(PIXELS[:1], LABELS[:1]))
-    places = [i for i in range(len(content)) if not 400 < i < 3000]  # most of them among the instructions
+    protocol = data.draw(st.integers(-1, pickle.HIGHEST_PROTOCOL))
+    today = pickle.dumps({b"data": PIXELS[:1], b"labels": LABELS[:1]}, max(protocol, 0))
+    content = bytearray(batch(PIXELS[:1], LABELS[:1]) if protocol < 0 else today)
+    places = [i for i in range(len(content)) if not 400 < i < len(content) - 400]  # most among the instructions
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.sampled_from(places))] = data.draw(st.integers(0, 255))
     (tmp_path / "a").write_bytes(content)

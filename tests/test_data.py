@@ -85,6 +85,23 @@ def test_full_mnist_by_its_own_names(tmp_path: Path, suffix, pack) -> None:
     assert (len(train_x), len(train_y), len(test_x), len(test_y)) == (6, 6, 3, 3)
 
 
+@pytest.mark.parametrize("suffix,pack", [("", bytes), (".gz", gzip.compress)])
+@pytest.mark.parametrize("separator", "-.")
+def test_full_mnist_by_the_other_spelling(tmp_path: Path, monkeypatch, separator: str, suffix: str, pack) -> None:
+    """A folder of the first name may lie beside the file, as in Kaggle's copy; and the home directory is found."""
+    for part, count in (("train", 6), ("t10k", 3)):
+        pixels, labels = digits(count)
+        (tmp_path / f"{part}-images{separator}idx3-ubyte{suffix}").write_bytes(pack(encode(pixels)))
+        (tmp_path / f"{part}-labels{separator}idx1-ubyte{suffix}").write_bytes(pack(encode(labels)))
+        if separator == ".":
+            (tmp_path / f"{part}-images-idx3-ubyte").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for folder in (tmp_path, f"~/{tmp_path.name}"):
+        (train_x, train_y), (test_x, test_y) = mnist(folder)
+        assert (len(train_x), len(train_y), len(test_x), len(test_y)) == (6, 6, 3, 3)
+        np.testing.assert_array_equal(np.round(test_x[:, 0] * 255), digits(3)[0])
+
+
 def test_full_mnist_missing(tmp_path: Path) -> None:
     with pytest.raises(cc.FormatError, match=r"train-images-idx3-ubyte\.gz: file: cannot be read"):
         mnist(tmp_path)

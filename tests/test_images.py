@@ -1,4 +1,4 @@
-"""SVHN's MATLAB files, and folders of images."""
+"""Folders of images."""
 
 from __future__ import annotations
 
@@ -7,153 +7,27 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import cnncore as cc
-from cnncore.data import class_names, image_folder, read_svhn, svhn
+from cnncore.data import class_names, image_folder
 
 FILES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def fault(path: Path, read=read_svhn) -> str:
+def fault(path: Path, read) -> str:
     """What a FormatError says about a file, behind its name."""
     with pytest.raises(cc.FormatError) as caught:
         read(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
-
-
-# --- SVHN ---
-
-
-def digits(count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(1, 11, (count, 1), np.uint8)
-    return {"X": rng.integers(0, 256, (32, 32, 3, count), np.uint8), "y": labels}
-
-
-def matlab(content: dict[str, np.ndarray], compressed: bool = True) -> bytes:
-    file = io.BytesIO()
-    scipy.io.savemat(file, content, do_compression=compressed)
-    return file.getvalue()
-
-
-def check_digits(found, content: dict[str, np.ndarray]) -> None:
-    x, y = found
-    assert x.dtype == np.float32 and y.dtype == np.int64 and x.flags.c_contiguous
-    assert x.shape == (len(content["y"]), 3, 32, 32)
-    for n in range(len(y)):
-        np.testing.assert_array_equal(x[n], content["X"][..., n].transpose(2, 0, 1).astype(np.float32) / 255)
-        assert y[n] == content["y"][n, 0] % 10
-
-
-@pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 11])
-def test_svhn(tmp_path: Path, count: int, compressed: bool) -> None:
-    content = digits(count)
-    (tmp_path / "a.mat").write_bytes(matlab({**content, "other": np.arange(5.0)}, compressed))
-    check_digits(read_svhn(tmp_path / "a.mat"), content)
-    check_digits(read_svhn(str(tmp_path / "a.mat")), content)
-
-
-def test_whole_svhn(tmp_path: Path) -> None:
-    (tmp_path / "train_32x32.mat").write_bytes(matlab(digits(5)))
-    (tmp_path / "test_32x32.mat").write_bytes(matlab(digits(3, 1)))
-    train, test = svhn(tmp_path)
-    check_digits(train, digits(5))
-    check_digits(test, digits(3, 1))
-
-
-GOOD = digits(3)
-WRONG = {
-    "no X": ({"y": GOOD["y"]}, "X: must be there once and be uint8, got []"),
-    "no y": ({"X": GOOD["X"]}, "y: must be there once and be uint8, got []"),
-    "X of floats": ({**GOOD, "X": GOOD["X"] / 255}, "X: must be there once and be uint8, got ['double']"),
-    "y of floats": ({**GOOD, "y": GOOD["y"] / 1}, "y: must be there once and be uint8, got ['double']"),
-    "X of cells": ({**GOOD, "X": np.array([[1], "a"], object)}, "X: must be there once and be uint8, got ['cell']"),
-    "other images": ({**GOOD, "X": GOOD["X"][:28, :28]}, "X: must have shape (32, 32, 3, N), got (28, 28, 3, 3)"),
-    "grey images": ({**GOOD, "X": GOOD["X"][:, :, 0]}, "X: must have shape (32, 32, 3, N), got (32, 32, 3)"),
-    "no images": ({"X": GOOD["X"][..., :0], "y": GOOD["y"]}, "X: must have shape"),
-    "too few labels": ({**GOOD, "y": GOOD["y"][:2]}, "y: must have shape (3, 1), got (2, 1)"),
-    "a label 0": ({**GOOD, "y": GOOD["y"] * 0}, "y: must be 1 to 10, got 0 to 0"),
-    "a label 11": ({**GOOD, "y": GOOD["y"] * 0 + 11}, "y: must be 1 to 10, got 11 to 11"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_variables(tmp_path: Path, case: str) -> None:
-    content, want = WRONG[case]
-    (tmp_path / "a.mat").write_bytes(matlab(content))
-    assert fault(tmp_path / "a.mat").startswith(want)
-
-
-def test_a_variable_twice(tmp_path: Path) -> None:
-    one, two = matlab(GOOD), matlab(GOOD)
-    (tmp_path / "a.mat").write_bytes(one + two[128:])
-    assert fault(tmp_path / "a.mat").startswith("X: must be there once")
-
-
-@pytest.mark.parametrize("content", [b"", b"x", bytes(200), b"\x89HDF\r\n\x1a\n" + bytes(600)])
-def test_no_matlab_file(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.mat").write_bytes(content)
-    assert fault(tmp_path / "a.mat").split(":")[0] in ("MATLAB file", "X")
-
-
-def test_missing_matlab_file(tmp_path: Path) -> None:
-    assert fault(tmp_path / "a.mat").startswith("file: cannot be read")
-    assert fault(tmp_path).startswith("MATLAB file: cannot be read")
-
-
-def test_claimed_size_is_checked_before_memory_is_asked_for(tmp_path: Path) -> None:
-    """20 million digits, 61 GB, in a file of 6 kB; and the same in a compressed variable."""
-    plain = matlab(digits(2), compressed=False)
-    shapes = struct.pack("<4i", 32, 32, 3, 2), struct.pack("<2i", 2, 1)
-    claimed = struct.pack("<4i", 32, 32, 3, 20_000_000), struct.pack("<2i", 20_000_000, 1)
-    for found, claim in zip(shapes, claimed, strict=True):
-        assert plain.count(found) == 1
-        plain = plain.replace(found, claim)
-    (tmp_path / "a.mat").write_bytes(plain)
-    assert fault(tmp_path / "a.mat").startswith("X: 20000000 digits need 61440000000 bytes, the file cannot hold")
-    variables = zlib.compress(plain[128:])
-    (tmp_path / "b.mat").write_bytes(plain[:128] + struct.pack("<II", 15, len(variables)) + variables)
-    assert fault(tmp_path / "b.mat").split(":")[0] in ("X", "y", "MATLAB file")
-
-
-@pytest.mark.parametrize("first", ["X", "y"])
-def test_a_variable_that_inflates_to_more_than_it_says(tmp_path: Path, monkeypatch, first: str) -> None:
-    """X says that it has two digits, and goes on for 16 MB (it could be 4 GB). That is noticed before it is read."""
-    plain = matlab(digits(2), compressed=False)
-    at, more = plain.index(struct.pack("<II", 2, 6144)), 1 << 24
-    start = struct.pack("<II", 14, at - 136 + more) + plain[136:at] + struct.pack("<II", 2, more)
-    deflate = zlib.compressobj()
-    bomb = deflate.compress(start) + deflate.compress(bytes(more)) + deflate.flush()
-    variables = [struct.pack("<II", 15, len(bomb)) + bomb, matlab({"y": digits(2)["y"]})[128:]]
-    (tmp_path / "a.mat").write_bytes(plain[:128] + b"".join(variables if first == "X" else variables[::-1]))
-    monkeypatch.setattr(scipy.io, "loadmat", lambda *args, **options: pytest.fail("it was read"))
-    assert fault(tmp_path / "a.mat").startswith("X: a variable inflates to over")
-
-
-def test_every_truncation_of_svhn(tmp_path: Path) -> None:
-    content = matlab(GOOD)
-    for length in [*range(0, len(content) - 1, 97), len(content) - 1]:
-        (tmp_path / "a.mat").write_bytes(content[:length])
-        fault(tmp_path / "a.mat")
-
-
-def test_without_scipy(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(cc.CnncoreError, match=r"reading SVHN needs scipy: pip install 'cnncore\[data\]'"):
-        read_svhn(tmp_path / "a.mat")
-
-
-# --- folders of images ---
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (8, 6), mode: str = "RGB", seed: int = 0) -> bytes:
@@ -167,7 +41,7 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (8, 6), mode: str = "RGB"
 
 def tree(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 
@@ -234,15 +108,37 @@ def test_sizes_that_are_none(tmp_path: Path, size) -> None:
         image_folder(tree(tmp_path, {"a/1.png": picture()}), size)
 
 
+Chunks = dict[bytes, bytes]
+
+
+def png(
+    width: int, height: int, rows: bytes, depth: int = 8, kind: int = 2, before: Chunks | None = None,
+    after: Chunks | None = None,
+) -> bytes:  # fmt: skip
+    """A PNG: rows with a filter byte before each, depth, colour type, and chunks before and after the pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    chunks = [(b"IHDR", header), *(before or {}).items(), (b"IDAT", zlib.compress(rows)), *(after or {}).items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in [*chunks, (b"IEND", b"")]
+    )
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG that claims a size, and whose pixels are zeros, well compressed."""
+    return png(width, height, bytes(1 << 20))
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1 << 20))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+def encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
+    """A file as Pillow writes it, of black pixels."""
+    file = io.BytesIO()
+    Image.new(mode, (8, 6)).save(file, kind, **options)
+    return file.getvalue()
+
+
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (8, 6), "white")]}
+DEEP = "mode: must have at most 8 bits per channel"
+OTHER = "format: must be JPEG, PNG or PNM"
 
 
 NO_IMAGES = {
@@ -257,7 +153,26 @@ NO_IMAGES = {
     "giant.png": (bomb(1 << 20, 1 << 20), "image: cannot be read (DecompressionBombError"),
     "claims.png": (bomb(8192, 8192), "image: cannot be read"),
     "claims.ppm": (b"P6 99999 99999 255\nabc", "image: cannot be read (DecompressionBombError"),
-    "deep.pgm": (b"P5 2 2 65535\n" + bytes(8), "mode: must have at most 8 bits per channel"),
+    "deep.pgm": (b"P5 2 2 65535\n" + bytes(8), DEEP),
+    "deep.ppm": (b"P6 2 2 65535\n" + bytes(24), DEEP),
+    "twelve_bits.ppm": (b"P6 2 2 4095\n" + bytes(24), DEEP),
+    "plain.ppm": (b"P3 1 1 300\n0 1 2\n", DEEP),
+    "float.pnm": (b"Pf 2 2 -1.0\n" + bytes(16), DEEP),
+    "deep_grey.png": (png(1, 2, bytes(6), 16, 0), DEEP),
+    "deep_rgb.png": (png(1, 2, bytes(14), 16, 2), f"{DEEP}, got RGB;16B"),
+    "deep_grey_alpha.png": (png(1, 2, bytes(10), 16, 4), f"{DEEP}, got LA;16B"),
+    "deep_rgb_alpha.png": (png(1, 2, bytes(18), 16, 6), f"{DEEP}, got RGBA;16B"),
+    "deep_key.png": (png(1, 2, bytes(14), 16, 2, {b"tRNS": bytes(6)}), DEEP),
+    "animated.png": (encoded("PNG", **FRAMES), "frames: must be one, got 2"),
+    "twelve.jpg": (picture("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"), "image: cannot be read"),
+    "lfs.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "image: cannot be read"),
+    "animated.gif": (encoded("GIF", **FRAMES), OTHER),
+    "still.GIF": (encoded("GIF"), OTHER),
+    "float.tif": (encoded("TIFF", "F"), OTHER),
+    "pages.TIFF": (encoded("TIFF", **FRAMES), OTHER),
+    "a.bmp": (encoded("BMP"), OTHER),
+    "a.webp": (b"RIFF", OTHER),
+    "animated.apng": (encoded("PNG", **FRAMES), OTHER),
 }
 
 
@@ -267,6 +182,197 @@ def test_no_image(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a" / name
     tree(tmp_path, {f"a/{name}": content})
     assert fault(path, read_folder).startswith(want)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_every_depth_of_grey(tmp_path: Path, depth: int, interlaced: bool) -> None:
+    """One pixel of each grey in a row of its own: a value v of 2^depth - 1 is v / (2^depth - 1)."""
+    most = (1 << depth) - 1
+    values = np.linspace(0, most, 5).astype(int)
+    content = [png(1, 1, bytes([0, v << (8 - depth)]), depth, 0) for v in values]
+    if interlaced:  # of one pixel, the first of the seven passes is all there is
+        content = [c.replace(c[8:33], interlace(c[8:33])) for c in content]
+    x, _ = image_folder(tree(tmp_path, {f"a/{i}.png": c for i, c in enumerate(content)}), 1)
+    np.testing.assert_array_equal(x, np.broadcast_to(np.float32(values / most).reshape(-1, 1, 1, 1), (5, 3, 1, 1)))
+
+
+def interlace(header: bytes) -> bytes:
+    named = header[4:-5] + b"\1"
+    return header[:4] + named + struct.pack(">I", zlib.crc32(named))
+
+
+@pytest.mark.parametrize("largest", [1, 9, 100, 254, 255])
+@pytest.mark.parametrize("magic", [b"P5", b"P2"])
+def test_pgm_of_every_largest_value(tmp_path: Path, largest: int, magic: bytes) -> None:
+    values = [0, largest // 2, largest]
+    pixels = bytes(values) if magic == b"P5" else " ".join(map(str, values)).encode()
+    x, _ = image_folder(tree(tmp_path, {"a/1.pgm": b"%s 3 1 %d\n" % (magic, largest) + pixels}), (1, 3))
+    np.testing.assert_allclose(x[0, 1, 0], np.array(values) / largest, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_transparency_is_dropped(tmp_path: Path) -> None:
+    """A pixel keeps its colour, whatever shines through it."""
+    colours = np.array([[200, 30, 7], [0, 255, 9]], np.uint8)
+    rgba = np.hstack([colours, [[0], [128]]]).astype(np.uint8).tobytes()
+    grey = np.repeat([[50], [250]], 3, axis=1)
+    files = {
+        "a/1.png": (png(2, 1, b"\0" + rgba, 8, 6), colours),
+        "a/2.png": (png(2, 1, b"\0" + colours.tobytes(), 8, 2, {b"tRNS": b"\0\xc8\0\x1e\0\x07"}), colours),
+        "a/3.png": (png(2, 1, b"\0\0\1", 8, 3, {b"PLTE": colours.tobytes(), b"tRNS": b"\0\x80"}), colours),
+        "a/4.png": (png(2, 1, b"\0\x40", 1, 3, {b"PLTE": colours.tobytes(), b"tRNS": b"\0"}), colours),
+        "a/5.png": (png(2, 1, b"\0" + bytes([50, 0, 250, 99]), 8, 4), grey),
+        "a/6.png": (png(2, 1, b"\0" + bytes([50, 250]), 8, 0, {b"tRNS": b"\0\x32"}), grey),
+    }
+    x, _ = image_folder(tree(tmp_path, {name: content for name, (content, _) in files.items()}), (1, 2))
+    for found, (_, want) in zip(x, files.values(), strict=True):
+        np.testing.assert_array_equal(found[:, 0].T, np.float32(want) / np.float32(255))
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0, 0), (255, 128, 0, 0), (0, 0, 0, 100), (40, 200, 10, 60)])
+def test_cmyk(tmp_path: Path, ink: tuple[int, ...]) -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (16, 16), ink).save(file, "JPEG", quality=100)
+    x, _ = image_folder(tree(tmp_path, {"a/1.jpg": file.getvalue()}), 16)
+    c, k = np.array(ink[:3]) / 255, ink[3] / 255
+    np.testing.assert_allclose(x[0], np.broadcast_to(((1 - c) * (1 - k)).reshape(3, 1, 1), x[0].shape), atol=3 / 255)
+
+
+def test_colour_profiles_are_not_applied(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
+    file = io.BytesIO()
+    pixels.save(file, "PNG", icc_profile=profile)
+    x, _ = image_folder(tree(tmp_path, {"a/1.png": file.getvalue(), "a/2.png": picture()}), (6, 8))
+    np.testing.assert_array_equal(x[0], x[1])
+
+
+# --- turned upright ---
+
+# EXIF's number -> what the camera stored, made upright
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+def exif(orientation: int, kind: int = 3) -> bytes:
+    """EXIF in big-endian TIFF: one tag, the orientation, of a type (3: 16 bits)."""
+    value = struct.pack(">HH", orientation, 0) if kind == 3 else struct.pack(">I", orientation)
+    return b"MM\0*" + struct.pack(">IHHHI", 8, 1, 0x0112, kind, 1) + value + bytes(4)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_png_is_turned_upright(tmp_path: Path, orientation: int, place: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (4, 7, 3), np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in stored)
+    content = png(7, 4, rows, **{place: {b"eXIf": exif(orientation)}})
+    want = UPRIGHT[orientation](stored)
+    x, _ = image_folder(tree(tmp_path, {"a/1.png": content}), want.shape[:2])
+    np.testing.assert_array_equal(x[0], want.transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photographs_are_turned_upright(tmp_path: Path, orientation: int, mode: str) -> None:
+    """The same JPEG, with and without EXIF in front of it."""
+    plain = picture("JPEG", (24, 16), mode)
+    segment = b"Exif\0\0" + exif(orientation)
+    held = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:]
+    stored, _ = image_folder(tree(tmp_path / "plain", {"a/1.jpg": plain}), (16, 24))
+    want = UPRIGHT[orientation](stored[0].transpose(1, 2, 0)).transpose(2, 0, 1)
+    found, _ = image_folder(tree(tmp_path / "held", {"a/1.jpg": held}), want.shape[1:])
+    np.testing.assert_array_equal(found[0], want)
+
+
+@pytest.mark.parametrize(
+    "content", [exif(0), exif(9), exif(6)[:-9], b"MM\0*\xff\xff\xff\xff", b"no EXIF", b"", exif(6, 2)]
+)
+def test_exif_that_says_nothing(tmp_path: Path, content: bytes) -> None:
+    """Cameras and editors leave such behind; the pixels are whole."""
+    stored = np.random.default_rng(0).integers(0, 256, (4, 7, 3), np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in stored)
+    x, _ = image_folder(tree(tmp_path, {"a/1.png": png(7, 4, rows, before={b"eXIf": content})}), (4, 7))
+    np.testing.assert_array_equal(x[0], stored.transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+def test_a_photograph_with_a_preview_behind_it(tmp_path: Path) -> None:
+    """Phones write such files (MPO) as .jpg: the first image is the photograph."""
+    file = io.BytesIO()
+    photograph = Image.open(io.BytesIO(picture("JPEG", (24, 16))))
+    photograph.save(file, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], quality=100, subsampling=0)
+    one = io.BytesIO()
+    photograph.save(one, "JPEG", quality=100, subsampling=0)
+    with Image.open(io.BytesIO(file.getvalue())) as found:
+        assert found.format == "MPO"
+    x, _ = image_folder(tree(tmp_path, {"a/1.jpg": file.getvalue(), "a/2.jpg": one.getvalue()}), (16, 24))
+    np.testing.assert_array_equal(x[0], x[1])
+
+
+# --- what lies beside the images ---
+
+LEFT_BEHIND = {
+    "a/._1.jpg": b"\0\5\x16\7\0\2\0\0Mac OS X        ",
+    "a/.1.png": b"",
+    "a/.DS_Store": b"\0\0\0\1Bud1",
+    "a/Thumbs.db": b"\xd0\xcf\x11\xe0",
+    "a/desktop.ini": b"[.ShellClassInfo]",
+    "._a": b"\0\5\x16\7",
+    ".ipynb_checkpoints/1.png": b"",
+    "__MACOSX/._1.jpg": b"\0\5\x16\7",
+    "@eaDir/1.jpg": b"",
+    "$RECYCLE.BIN/1.jpg": b"",
+    "System Volume Information/IndexerVolumeGuid": b"",
+    "lost+found/1.jpg": b"",
+}
+
+
+def test_what_systems_leave_behind_is_skipped(tmp_path: Path) -> None:
+    tree(tmp_path, LEFT_BEHIND | {"a/1.JPG": picture("JPEG"), "b/2.jfif": picture("JPEG")})
+    (tmp_path / "a" / "folder.png").mkdir()
+    x, y = image_folder(tmp_path, 4)
+    assert class_names(tmp_path) == ["a", "b"] and len(x) == 2
+    np.testing.assert_array_equal(y, [0, 1])
+
+
+def test_names_links_and_the_home_directory(tmp_path: Path, monkeypatch) -> None:
+    tree(tmp_path, {"kept/ö 1.png": picture(seed=1), "kept/写真.PNG": picture(seed=2)})
+    folder = tmp_path / "sets"
+    (folder / "great white shark").mkdir(parents=True)
+    (folder / "éclair").symlink_to(tmp_path / "kept")
+    (folder / "great white shark" / "1.png").symlink_to(tmp_path / "kept" / "写真.PNG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (folder, "~/sets"):
+        assert class_names(path) == ["great white shark", "éclair"]
+        x, y = image_folder(path, (6, 8))
+        np.testing.assert_array_equal(y, [0, 1, 1])
+        np.testing.assert_array_equal(x[0], x[2])
+    (folder / "great white shark" / "2.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(cc.FormatError, match=r"2\.png: image: cannot be read"):
+        image_folder(folder, 4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM"])
+def test_every_truncation_is_noticed_or_does_no_harm(tmp_path: Path, kind: str) -> None:
+    content = picture(kind, (16, 8))
+    whole, _ = image_folder(tree(tmp_path / "whole", {"a/1.png": content}), (8, 16))
+    for length in range(len(content)):
+        tree(tmp_path / "cut", {"a/1.png": content[:length]})
+        try:
+            found, _ = image_folder(tmp_path / "cut", (8, 16))
+        except cc.FormatError:
+            continue
+        np.testing.assert_array_equal(found, whole)
 
 
 @FILES

@@ -53,6 +53,23 @@ def test_the_students_mistake_is_the_one_that_is_named() -> None:
     assert right != code and ": ok\n" in output(right)
 
 
+def test_the_context_makes_a_layer() -> None:
+    code = blocks("python")[2]
+    assert code == (ROOT / "examples" / "layer_of_your_own.py").read_text()
+    printed = output(code)
+    assert ": ok\n" in printed and re.search(r"^  1\.w +3 .* ok$", printed, re.MULTILINE)
+
+
+def test_a_context_that_returns_dx_alone_makes_a_layer_too() -> None:
+    """The README's first context, in a layer whose w is no parameter."""
+    code = blocks("python")[2]
+    alone = code.replace("self.w**2, (dy * 2 * self.x**2 * self.w).sum(axis=0)", "self.w**2")
+    alone = alone.replace("cc.layers.Parameter(np.ones(size, np.float32))", "np.full(size, 2.0)").replace(
+        "w.value", "w"
+    )
+    assert alone.count(".value") == 0 and ": ok\n" in output(alone)
+
+
 def test_exactly_two_set_up_commands() -> None:
     section = re.search(r"^## Set up\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
     assert section

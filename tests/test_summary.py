@@ -1,5 +1,7 @@
 """The summary against counts made by hand."""
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from engines import NATIVE
@@ -12,6 +14,8 @@ from cnncore.loader import channels_last
 
 def test_lenet_by_hand(capsys):
     found = cc.models.summary(cc.models.lenet(), (2, 1, 28, 28))
+    assert capsys.readouterr().out == ""
+    print(found)
     printed = capsys.readouterr().out
     rows = {row.name: row for row in found.rows}
     assert rows["0 Conv2d"].shape == (2, 32, 28, 28)
@@ -21,7 +25,16 @@ def test_lenet_by_hand(capsys):
     assert rows["7 Linear"].flops == 2 * 2 * 3136 * 512
     assert rows["9 Dropout"].bytes == 0  # the identity: nothing is drawn or kept in evaluation mode
     assert found.parameters == 832 + 51264 + 1606144 + 5130 == 1663370
-    assert "1,663,370" in printed and "2x32x28x28" in printed and str(found) in printed
+    assert "1,663,370" in printed and "2x32x28x28" in printed and printed == f"{found}\n" == f"{found!r}\n"
+    assert printed.count("parameters") == 1
+
+
+def test_a_notebook_shows_a_table():
+    found = cc.models.summary(cc.Sequential(ly.Flatten(), ly.Linear(12, 5)), (2, 3, 4))
+    table = ElementTree.fromstring(f"<div>{found._repr_html_()}</div>")
+    lines = [["".join(cell.itertext()) for cell in row] for row in table.iter("tr")]
+    assert lines[0] == ["layer", "output", "parameters", "FLOPs", "activation bytes"]
+    assert lines[2] == ["1 Linear", "2x5", "65", "240", "40"] and lines[3][:3] == ["total", "", "65"]
 
 
 def test_branches_and_shared_layers(capsys):
@@ -97,7 +110,7 @@ def test_a_summary_leaves_the_network_as_it_was():
     assert all((p.grad == 1).all() for p in net.parameters().values())
 
 
-def test_there_is_no_pool_without_the_c_kernels(capsys):
+def test_there_is_no_pool_without_the_c_kernels():
     with cc.use_backend("numpy"):
-        assert cc.models.summary(cc.models.lenet(), (1, 1, 28, 28)).memory is None
-    assert "memory" not in capsys.readouterr().out
+        found = cc.models.summary(cc.models.lenet(), (1, 1, 28, 28))
+    assert found.memory is None and "memory" not in f"{found}{found._repr_html_()}"

@@ -129,7 +129,11 @@ class use_backend:
     def __init__(self, name: str) -> None:
         if name != "auto":
             load(name)
+        self.name = name
         self._token = _chosen.set(name)
+
+    def __repr__(self) -> str:
+        return f"use_backend({self.name!r})"
 
     def __enter__(self) -> use_backend:
         return self

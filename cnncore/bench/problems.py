@@ -23,7 +23,7 @@ class Problem:
 
     op: Op
     name: str
-    make: Callable[[np.random.Generator], Arrays]
+    make: Callable[[np.random.Generator], Arrays] = field(repr=False)
     attrs: dict[str, Any] = field(default_factory=dict)
 
 

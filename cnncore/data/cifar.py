@@ -1,18 +1,20 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), both as binary files and as the pickles of the "python version".
 
 A binary record is its labels, a byte each (CIFAR-100 has two: coarse, fine), and 3072 bytes: a red, a green and a blue
-32 x 32 plane. A pickle is a dict; its "data" is uint8 (N, 3072), in the same order.
+32 x 32 plane. A pickle is a dict; its "data" is uint8 (N, 3072), in the same order. It may be the original, which
+Python 2 wrote, or one that a later Python dumped again.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import CnncoreError, FormatError
-from .files import Images, Path_, examples, read_bytes
+from .files import Images, Path_, examples, first_file, read_bytes
 from .unpickle import Made, unpickle
 
 SHAPE = (3, 32, 32)
@@ -53,18 +55,35 @@ def _pickled(name: str, content: bytes, classes: int) -> Images:
     missing = [k for k in ("data", key) if k not in found]
     if missing:
         raise FormatError(f"{name}: {missing[0]}: is missing")
-    data, labels = found["data"], found[key]
+    data = found["data"]
     if not isinstance(data, Made):
         raise FormatError(f"{name}: data: must be an array, got {type(data).__name__}")
     try:
-        pixels = data.array()
+        pixels = data.array(np.uint8)
     except ValueError as error:
         raise FormatError(f"{name}: data: {error}") from None
     if pixels.ndim != 2 or pixels.shape[1] != PIXELS:
         raise FormatError(f"{name}: data: must have shape (N, {PIXELS}), got {pixels.shape}")
-    if type(labels) is not list or not all(type(label) is int and abs(label) < 2**31 for label in labels):
-        raise FormatError(f"{name}: {key}: must be a list of integers")
-    return pixels, np.array(labels, np.int64)
+    try:
+        return pixels, _labels(found[key])
+    except ValueError as error:
+        raise FormatError(f"{name}: {key}: must be a list of integers or an array (N,) of them: {error}") from None
+
+
+def _labels(found: Any) -> np.ndarray:
+    """Labels (N,): from an array, or from a list of integers, Python's or NumPy's. Raises ValueError."""
+    if isinstance(found, Made):
+        labels = found.array()
+        if labels.ndim != 1:
+            raise ValueError(f"the shape is {labels.shape}")
+        return labels
+    if type(found) is not list:
+        raise ValueError(f"it is a {type(found).__name__}")
+    numbers = [label.number() if isinstance(label, Made) else label for label in found]
+    for number in numbers:
+        if type(number) is not int or abs(number) >= 2**31:
+            raise ValueError(f"a {type(number).__name__} is no label")
+    return np.array(numbers, np.int64)
 
 
 def cifar10(folder: Path_) -> tuple[Images, Images]:
@@ -84,5 +103,4 @@ def cifar100(folder: Path_, *, coarse: bool = False) -> tuple[Images, Images]:
 
 
 def _find(folder: Path_, name: str) -> Path:
-    binary = Path(folder) / f"{name}.bin"
-    return binary if binary.exists() else binary.with_suffix("")
+    return first_file(folder, (f"{name}.bin", name))

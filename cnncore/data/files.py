@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import CnncoreError, FormatError
+from ..paths import user_path
 
 Path_ = str | os.PathLike[str]
 Images = tuple[np.ndarray, np.ndarray]  # x float32 (N, C, H, W) in [0, 1], y int64 (N,)
 
 
+def first_file(folder: Path_, names: Sequence[str]) -> Path:
+    """The first of these names that is a file in the folder, or the last: reading that one says that it is missing."""
+    paths = [user_path(folder) / name for name in names]
+    return next((path for path in paths if path.is_file()), paths[-1])
+
+
 def read_bytes(path: Path_) -> bytes:
     """The whole file. Raises FormatError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(user_path(path), "rb") as file:
             return file.read(os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise FormatError(f"{os.fspath(path)}: file: cannot be read ({error.strerror or error})") from None

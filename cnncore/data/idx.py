@@ -18,6 +18,8 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from ..errors import FormatError
+from ..paths import user_path
+from .files import Path_
 
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
@@ -26,7 +28,7 @@ GZIP_MOST = 1032
 CHUNK = 1 << 20
 
 
-def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarray:
+def read_idx(path: Path_, axes: int | None = None) -> np.ndarray:
     """The uint8 array in an IDX file of unsigned bytes, plain or gzipped.
 
     axes: how many axes it must have (3 for images, 1 for labels); any from 1 to 255 by default.
@@ -40,7 +42,7 @@ def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarra
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb") as file:
+        with open(user_path(path), "rb") as file:
             zipped = file.read(2) == GZIP_MAGIC
             file.seek(0)
             length = os.fstat(file.fileno()).st_size

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FormatError
-from .files import Path_
+from .files import Path_, first_file
 from .idx import read_idx
 
 Digits = tuple[np.ndarray, np.ndarray]
@@ -50,14 +50,16 @@ def mnist10k() -> tuple[Digits, Digits]:
 def mnist(folder: Path_) -> tuple[Digits, Digits]:
     """Full MNIST, (train_x, train_y), (test_x, test_y) as `mnist10k` gives them, from a folder with its four files.
 
-    The files have MNIST's own names (train-images-idx3-ubyte, ...), plain or with .gz. Raises FormatError.
+    The files have MNIST's own names (train-images-idx3-ubyte, ...) or the other spelling in use
+    (train-images.idx3-ubyte, ...), plain or with .gz. Raises FormatError.
     """
 
-    def find(name: str) -> Path:
-        plain = Path(folder) / name
-        return plain if plain.exists() else plain.with_name(name + ".gz")
+    def find(part: str, kind: str) -> Path:
+        own, other = f"{part}-{kind}", f"{part}.{kind}"
+        return first_file(folder, (own, other, f"{other}.gz", f"{own}.gz"))
 
     train, test = (
-        read_digits(find(f"{part}-images-idx3-ubyte"), find(f"{part}-labels-idx1-ubyte")) for part in ("train", "t10k")
+        read_digits(find(f"{part}-images", "idx3-ubyte"), find(f"{part}-labels", "idx1-ubyte"))
+        for part in ("train", "t10k")
     )
     return train, test

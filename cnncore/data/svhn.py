@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
+from ..paths import user_path
 from .files import Images, Path_, examples, need
 
 DEFLATE_MOST = 1032  # what a byte of a compressed variable can become, at most; see idx.py
@@ -33,16 +34,16 @@ def read_svhn(path: Path_) -> Images:
     Source: http://ufldl.stanford.edu/housenumbers.
     """
     io = need("scipy.io", "reading SVHN")
-    name = os.fspath(path)
+    name, place = os.fspath(path), str(user_path(path))
     try:
-        length = os.stat(path).st_size
+        length = os.stat(place).st_size
     except OSError as error:
         raise FormatError(f"{name}: file: cannot be read ({error.strerror or error})") from None
-    count = _check_directory(name, _guarded(name, lambda: io.whosmat(name, appendmat=False)), length)
-    inflated = _guarded(name, lambda: _largest(name, count * PIXELS + OVERHEAD))
+    count = _check_directory(name, _guarded(name, lambda: io.whosmat(place, appendmat=False)), length)
+    inflated = _guarded(name, lambda: _largest(place, count * PIXELS + OVERHEAD))
     if inflated > count * PIXELS + OVERHEAD:
         raise FormatError(f"{name}: X: a variable inflates to over {inflated} bytes, X has {count * PIXELS}")
-    found = _guarded(name, lambda: io.loadmat(name, appendmat=False, variable_names=["X", "y"]))
+    found = _guarded(name, lambda: io.loadmat(place, appendmat=False, variable_names=["X", "y"]))
     pixels, labels = found.get("X"), found.get("y")
     for field, a, shape in (("X", pixels, (32, 32, 3, count)), ("y", labels, (count, 1))):
         if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype != np.uint8:
@@ -78,10 +79,10 @@ def _check_directory(name: str, directory: list[tuple[str, tuple[int, ...], str]
     return count
 
 
-def _largest(name: str, enough: int) -> int:
+def _largest(path: str, enough: int) -> int:
     """The inflated size of the largest deflated variable, looked for no further than the first above `enough`."""
     largest = 0
-    with open(name, "rb") as file:
+    with open(path, "rb") as file:
         order = "<" if file.read(128)[126:] == b"IM" else ">"
         while largest <= enough and len(tag := file.read(8)) == 8:
             kind, left = struct.unpack(f"{order}II", tag)

@@ -14,7 +14,7 @@ Tile = tuple[np.ndarray, str]  # an image (H, W), and what stands below it
 Row = tuple[str, list[Tile]]  # its label, and its tiles
 
 
-def tiles(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+def tiles(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> Any:
     """Save a labelled grid of images as a PNG: 0 is black; white is 1, or the image's largest value if that is more."""
     drawing = plots.figure(1.6 + 1.15 * len(columns), 0.3 + 1.25 * len(rows))
     grid = drawing.subplots(len(rows), len(columns), squeeze=False)
@@ -26,10 +26,10 @@ def tiles(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
             axes.imshow(image, cmap="gray", vmin=0, vmax=max(1.0, float(image.max())))
             axes.set(xticks=[], yticks=[])
             axes.set_xlabel(text, fontsize=7, labelpad=2)
-    plots.save(drawing, path)
+    return plots.save(drawing, path)
 
 
-def errors(path: Path, lines: Mapping[str, Sequence[Mapping[str, Any]]], close: float) -> None:
+def errors(path: Path, lines: Mapping[str, Sequence[Mapping[str, Any]]], close: float) -> Any:
     """Save error against redundancy as a PNG: a line for every regime's means, a band from its least to its largest."""
     drawing = plots.figure(7.5, 4.5)
     axes = drawing.subplots()
@@ -40,9 +40,8 @@ def errors(path: Path, lines: Mapping[str, Sequence[Mapping[str, Any]]], close: 
         axes.fill_between(redundancy, least, most, color=f"C{i}", alpha=0.08)
     axes.axhline(close, color="black", linewidth=0.8, linestyle=":", label=f"recovered: below {close:.0%}")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    plots.log_scale(axes)
     axes.set_xticks(redundancy, [f"{value:g}" for value in redundancy])
     axes.set(xlabel="redundancy: pooled values for each pixel", ylabel="error |z - x| / |x|")
-    axes.grid(alpha=0.3)
     drawing.legend(fontsize=8, loc="outside center right")
-    plots.save(drawing, path)
+    return plots.save(drawing, path)

@@ -10,6 +10,7 @@ layer (or network) are the same pair for those who do not want to hold the conte
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar
@@ -20,6 +21,8 @@ from .. import ops
 from ..backends import select
 from ..errors import CnncoreError, DTypeError, ShapeError
 from ..ops.op import Context as OpCall
+
+T = TypeVar("T")
 
 
 class Parameter:
@@ -70,6 +73,9 @@ class OpContext:
     def learns(self) -> bool:
         return bool(self.parameters)
 
+    def __repr__(self) -> str:
+        return f"OpContext({self.call}, gradients for {', '.join(self.parameters) or 'no parameter'})"
+
     def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         names = self.call.names
         needs = [*names[:1], *self.parameters] if dx else list(self.parameters)
@@ -88,16 +94,87 @@ class ViewContext:
     view: Callable[[Any], Any]
     learns = False
 
+    def __repr__(self) -> str:
+        return "ViewContext()"
+
     def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
         return self.view(dy) if dx else None
 
 
+@dataclass(frozen=True)
+class OwnContext:
+    """A context of a user's own, whose `backward` knows dy alone, as networks call it.
+
+    It returns dx; or a tuple: dx, and the gradient of every parameter in `parameters`, which is added to it.
+    """
+
+    who: str
+    context: Any
+    parameters: dict[str, Parameter]  # of the layer itself, in the order in which it was given them
+    learns: bool
+
+    def __repr__(self) -> str:
+        return f"OwnContext({type(self.context).__name__} of {self.who})"
+
+    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
+        found = self.context.backward(dy)
+        if not isinstance(found, tuple):
+            return found if dx else None
+        first, *gradients = found
+        while len(gradients) > len(self.parameters) and gradients[-1] is None:  # an op's arguments that were left out
+            gradients.pop()
+        if len(gradients) != len(self.parameters):
+            raise CnncoreError(
+                f"{self.who}: backward must give dx alone, or dx and the gradients of {len(self.parameters)} "
+                f"parameters ({', '.join(self.parameters)}); got {len(found)} gradients"
+            )
+        for (name, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
+            if self.learns and gradient is not None:
+                _check_gradient(self.who, name, parameter, gradient)
+                parameter.accumulate(gradient)
+        return first if dx else None
+
+
+def _check_gradient(who: str, name: str, parameter: Parameter, gradient: Any) -> None:
+    shape, found = tuple(parameter.value.shape), tuple(getattr(gradient, "shape", ()))
+    if found != shape:
+        raise ShapeError(f"{who}: the gradient of {name} must have shape {shape}, got {found}")
+
+
+def _completed(apply: Callable[..., Any]) -> Callable[..., tuple[Any, Context]]:
+    """A layer's `apply`, which may return a context with `backward(dy)` alone, made to return a whole Context."""
+
+    @functools.wraps(apply)
+    def complete(self: Layer, *args: Any, **named: Any) -> tuple[Any, Context]:
+        result, who = apply(self, *args, **named), type(self).__name__
+        if not isinstance(result, tuple) or len(result) != 2 or not hasattr(result[1], "backward"):
+            raise CnncoreError(f"{who}: apply must return (y, context), with a method context.backward(dy)")
+        y, context = result
+        if not hasattr(context, "learns"):
+            context = OwnContext(who, context, self.own_parameters(), not self.frozen)
+        return y, context
+
+    return complete
+
+
 class Layer:
-    """Base of all layers. A subclass defines `apply`; its attributes that are Parameters or Layers are found."""
+    """Base of all layers. A subclass defines `apply`; its attributes that are Parameters or Layers are found, and those
+    in lists, tuples and dictionaries, as "layers.0".
+
+    `apply(x)` returns y and a context. The context of a subclass of your own may have `backward(dy)` alone, which
+    returns dx, or (dx, dw, ...) with a gradient for each of the layer's own parameters, in the order in which they were
+    set.
+    """
 
     training = True
     frozen = False
     _context: Context | None = None
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        owner = next(kind for kind in cls.__mro__ if "apply" in vars(kind))
+        if owner is cls or not issubclass(owner, Layer):  # a mixin's, say
+            cls.apply = _completed(cls.apply)  # type: ignore[method-assign]
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         """y, and the context that `backward` is called on."""
@@ -116,23 +193,23 @@ class Layer:
         return self._context.backward(dy, dx=dx)
 
     def children(self) -> dict[str, Layer]:
-        """The layers directly inside this one, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+        """The layers directly inside this one, by name. Raises CnncoreError for layers that have no name: in a set."""
+        return _inside(self, Layer)
 
     def walk(self, name: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer and all layers inside it, by dotted name; one that stands twice comes once, first name."""
-        seen: set[Layer] = set()
+        seen: set[int] = set()  # ids: a layer of a user's own may be a dataclass, and those have no hash
         pending: list[tuple[str, Layer]] = [(name, self)]
         while pending:
             path, layer = pending.pop()
-            if layer not in seen:
-                seen.add(layer)
+            if id(layer) not in seen:
+                seen.add(id(layer))
                 yield path, layer
                 pending += [(_join(path, key), child) for key, child in reversed(layer.children().items())]
 
     def own_parameters(self) -> dict[str, Parameter]:
         """The parameters of this layer alone."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
+        return _inside(self, Parameter)
 
     def parameters(self) -> dict[str, Parameter]:
         """All parameters, by dotted name ("0.weight"); a shared one comes once, under its first name."""
@@ -209,6 +286,24 @@ class Drawing(Layer):
         y, call = op(x, self.key, **attrs)
         self.key = (self.key[0], (self.key[1] + 1) % 2**64)
         return y, OpContext(call)
+
+
+def _inside(layer: Layer, kind: type[T]) -> dict[str, T]:
+    """A layer's attributes of a kind by name, and those in its lists, tuples and dictionaries as "name.key"."""
+    found: dict[str, T] = {}
+    pending: list[tuple[str, Any]] = list(vars(layer).items())[::-1]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, kind):
+            if name in found:
+                raise CnncoreError(f"{type(layer).__name__}: two of its {kind.__name__.lower()}s are called {name}")
+            found[name] = value
+        elif isinstance(value, list | tuple | dict):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            pending += [(f"{name}.{key}", item) for key, item in items][::-1]
+        elif isinstance(value, set | frozenset) and any(isinstance(item, kind) for item in value):
+            raise CnncoreError(f"{type(layer).__name__}: {name} must be a list: what is in a set has no name")
+    return found
 
 
 def _join(path: str, key: str) -> str:

@@ -15,11 +15,15 @@ from .base import Context, Layer
 from .fuse import Step, fused
 
 
-@dataclass
+@dataclass(repr=False)
 class Parts:
     """The contexts of the layers inside another."""
 
     parts: tuple[Context, ...] | None  # None: used up
+
+    def __repr__(self) -> str:
+        held = "used up" if self.parts is None else f"{len(self.parts)} parts"
+        return f"{type(self).__name__}({held})"
 
     @property
     def learns(self) -> bool:
@@ -85,7 +89,7 @@ class Sequential(Layer):
         return len(self.layers)
 
 
-@dataclass
+@dataclass(repr=False)
 class BranchesContext(Parts):
     """The contexts of parallel paths, and of the op that joined them."""
 

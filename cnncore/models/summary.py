@@ -16,6 +16,7 @@ from ..layers import Branches, Layer, Sequential
 from ..layers.base import Drawing
 from ..loader import channels_last
 from ..ops import op
+from ..tables import html_table
 from ..train import evaluating
 
 COLUMNS = ("layer", "output", "parameters", "FLOPs", "activation bytes")
@@ -54,7 +55,7 @@ class Memory:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """The rows of all layers, from the first to the last, their totals, and the memory of the whole network (None where
     other kernels than C's compute)."""
@@ -71,22 +72,30 @@ class Summary:
     def bytes(self) -> int:
         return sum(row.bytes for row in self.rows)
 
-    def __str__(self) -> str:
-        cells: list[tuple[str, ...]] = [COLUMNS]
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells: list[tuple[str, ...]] = []
         for r in self.rows:
             shape = "x".join(map(str, r.shape))
             cells.append((r.name, shape, *(f"{value:,}" for value in (r.parameters, r.flops, r.bytes))))
-        cells.append(("total", "", *(f"{value:,}" for value in (self.parameters, self.flops, self.bytes))))
+        return [*cells, ("total", "", *(f"{value:,}" for value in (self.parameters, self.flops, self.bytes)))]
+
+    def __str__(self) -> str:
+        cells = [COLUMNS, *self._cells()]
         widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
         pad = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
         lines = ["  ".join(p(c, w) for p, c, w in zip(pad, row, widths, strict=True)).rstrip() for row in cells]
         lines.insert(1, "-" * max(map(len, lines)))
         return "\n".join([*lines, *([str(self.memory)] if self.memory else [])])
 
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(COLUMNS, self._cells(), left=2) + (f"<p>{self.memory}</p>" if self.memory else "")
+
 
 def summary(net: Layer, shape: Sequence[int]) -> Summary:
-    """Print and return layer, output shape, parameters, FLOPs of a forward and bytes of activations of a network, and
-    what `Memory` says of it.
+    """Layer, output shape, parameters, FLOPs of a forward and bytes of activations of a network, and what `Memory` says
+    of it: printed, or left as the last line of a notebook's cell, a table.
 
     shape: of x, with the batch: (1, 1, 28, 28). One multiply-add is two FLOPs. The network runs on zeros of its own
     dtype: forward layer by layer in evaluation mode, then a training step and a forward as a whole, which leave
@@ -100,9 +109,7 @@ def summary(net: Layer, shape: Sequence[int]) -> Summary:
     with evaluating(net), _restored(net):
         _walk(net, "", np.zeros(shape, dtype), rows, counted)
         memory = _memory(net, channels_last(np.zeros(shape, dtype)))
-    found = Summary(tuple(rows), sum(math.prod(v.shape) for v in values), memory)
-    print(found)
-    return found
+    return Summary(tuple(rows), sum(math.prod(v.shape) for v in values), memory)
 
 
 def _memory(net: Layer, x: np.ndarray) -> Memory | None:

@@ -17,6 +17,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,6 +60,10 @@ class Spec:
     results: dict[str, tuple[Shape, Any]]
     random: Shape | None = None
 
+    def __repr__(self) -> str:
+        results = zip(self.results, (shape for shape, _ in self.results.values()), strict=True)
+        return f"Spec({', '.join(vars(self.params))} -> {', '.join(f'{name} {_shapes([s])}' for name, s in results)})"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -67,6 +72,9 @@ class Case:
     arrays: Arrays
     attrs: dict[str, Any]
     gap: float = math.inf
+
+    def __repr__(self) -> str:
+        return f"Case({_shapes(map(_shape, self.arrays))}, {self.attrs}, gap={self.gap:.3g})"
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ class Op:
     kernels_of: str = (
         ""  # another op whose kernels compute this one: its arguments, results and parameters are the same
     )
+
+    def __repr__(self) -> str:
+        return f"Op({self.name!r})"
 
     @functools.cached_property
     def function(self) -> Callable[..., tuple[Any, Context]]:
@@ -198,6 +209,10 @@ class Plan:
     size: int
     launches: dict[Any, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        results = _shapes(shape for shape, _ in self.spec.results.values())
+        return f"Plan({self.op.name} on {self.engine.name}: {_shapes(self.inputs)} -> {results}, {self.dtype})"
+
 
 @dataclass(slots=True)
 class Context:
@@ -205,6 +220,10 @@ class Context:
 
     plan: Plan
     saved: Arrays
+
+    def __repr__(self) -> str:
+        inputs = _shapes(self.plan.inputs)
+        return f"Context({self.op.name} on {self.backend}: {inputs} -> {_shapes([self.shape])}, {self.dtype})"
 
     @property
     def op(self) -> Op:
@@ -262,11 +281,24 @@ class Context:
             raise CnncoreError(f"{name}: out of memory: {error}") from error
 
 
+def _shape(a: Any) -> Shape | None:
+    return tuple(a.shape) if hasattr(a, "shape") else None
+
+
+def _shapes(shapes: Iterable[Shape | None], most: int = 6) -> str:
+    """The shapes of a call's arrays, for reprs: as many as can be read at a glance."""
+    told = ["none" if shape is None else "x".join(map(str, shape)) or "scalar" for shape in shapes]
+    return ", ".join(told[:most]) + (f", ... ({len(told)} arrays)" if len(told) > most else "")
+
+
 _registry: dict[str, Op] = {}
 
 
 class _Registry(Mapping[str, Op]):
     """Read-only view, in the order of registration."""
+
+    def __repr__(self) -> str:
+        return f"registry of {len(self)} ops: {', '.join(itertools.islice(self, 5))}, ..."
 
     def __getitem__(self, name: str) -> Op:
         try:
@@ -394,7 +426,7 @@ def _new_plan(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None
         tuple(attrs.values()),
         names,
         dtype,
-        tuple([tuple(a.shape) if hasattr(a, "shape") else None for a in arrays]),
+        tuple(map(_shape, arrays)),
         engine.channels_last(arrays, roles),
         op.differentiable(arrays),
         tuple([len(known) - 1 - known[::-1].index(name) for name in op.saved]),
