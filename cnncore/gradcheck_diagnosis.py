@@ -20,7 +20,7 @@ from .gradcheck_curve import OK, WRONG, Curve
 from .gradcheck_report import Argument, Report
 from .gradcheck_search import Problem
 
-LOOKED = 600  # entries measured, at most
+GLIMPSE, LOOKED = 100, 600  # entries measured: first so many at most, and more where nothing fits the whole
 COST = 1e7  # and so many that entries times sizes of all arrays stay below this
 FEWEST = 64
 DIGITS = {"float64": 1e-6, "float32": 2e-3}
@@ -76,20 +76,25 @@ def diagnose(
     found = _calls(forward, dys)
     if found:
         return found
-    tables = {}
-    for i, argument in enumerate(report.arguments):
-        g = gradients.get(i)
-        if argument.verdict == WRONG and g is not None and g.size:
-            tables[i] = _table(problem, i, argument, g, noise.get(i), DIGITS[report.dtype])
-    named = {argument.name: problem.arrays[i] for i, argument in enumerate(report.arguments)}
-    outputs = {"dy": dys[0]} if len(dys) == 1 else {}
-    truths = {report.arguments[i].name: (table.grid, table.derivative) for i, table in tables.items()}
+    arguments = report.arguments
+    wrong = {i: g for i, g in gradients.items() if g is not None and g.size and arguments[i].verdict == WRONG}
+
+    def measured(i: int, most: int) -> Table:
+        return _table(problem, i, arguments[i], wrong[i], noise.get(i), DIGITS[report.dtype], most)
+
+    tables = {i: measured(i, GLIMPSE) for i in wrong}
+    truths = {arguments[i].name: (table.grid, table.derivative) for i, table in tables.items()}
     for i, g in gradients.items():
-        if report.arguments[i].verdict == OK and g is not None:
-            truths[report.arguments[i].name] = (_everything(g.shape), g)
-    for table in tables.values():
-        others = {name: a for name, a in {**named, **outputs}.items() if isinstance(a, np.ndarray)}
-        found += [f"{table.name}: {text}" for text in _sentences(table, others, truths, forward)]
+        if arguments[i].verdict == OK and g is not None:
+            truths[arguments[i].name] = (_everything(g.shape), g)
+    others = {a.name: problem.arrays[i] for i, a in enumerate(arguments)} | ({"dy": dys[0]} if len(dys) == 1 else {})
+    others = {name: a for name, a in others.items() if isinstance(a, np.ndarray)}
+    for i in wrong:
+        texts = _whole(tables[i], others, truths, forward)
+        if not texts:
+            table = tables[i] if tables[i].complete else measured(i, LOOKED)
+            texts = _whole(table, others, truths, forward) or _part(table)
+        found += [f"{arguments[i].name}: {text}" for text in texts]
     return found
 
 
@@ -124,8 +129,8 @@ def _calls(forward: Run, dys: tuple[np.ndarray, ...]) -> list[str]:
 
 
 def _table(
-    problem: Problem, i: int, argument: Argument, g: np.ndarray, noise: np.ndarray | None, digits: float
-) -> Table:
+    problem: Problem, i: int, argument: Argument, g: np.ndarray, noise: np.ndarray | None, digits: float, most: int
+) -> Table:  # fmt: skip
     """The derivative of single entries: known where the search named all wrong ones, else measured."""
     if not argument.more:
         derivative, wrong = g.copy(), np.zeros(g.shape, bool)
@@ -135,7 +140,7 @@ def _table(
             derivative[k.index] = np.nan
         return Table(argument.name, g, _everything(g.shape), derivative, wrong, digits)
     total = sum(a.size for a in problem.arrays if isinstance(a, np.ndarray)) + problem.dy.size
-    grid = _grid(g.shape, int(np.clip(COST / total, FEWEST, LOOKED)))
+    grid = _grid(g.shape, min(most, max(int(COST / total), FEWEST)))
     derivative = np.full([len(axis) for axis in grid], np.nan)
     wrong = np.zeros(derivative.shape, bool)
     like = next((curve for curve in argument.curves if curve.best is not None), None)
@@ -178,23 +183,28 @@ def _everything(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
 # --- hypotheses --------------------------------------------------------------------------------------------------
 
 
-def _sentences(
+def _whole(
     t: Table, others: dict[str, np.ndarray], truths: dict[str, tuple[tuple[np.ndarray, ...], np.ndarray]], forward: Run
 ) -> list[str]:
-    """What fits: one sentence on the whole gradient, or else on where it is wrong and how."""
+    """A sentence that fits the whole gradient, if there is one."""
     bad = int((~np.isfinite(t.g)).sum())
     if bad:
         return [f"backward's gradient is NaN or Inf in {bad} of {t.g.size} entries"]
-    if not t.wrong.any() or not t.known.any():
+    if not t.wrong.any():
         return []
     if not t.g.any():
         return ["backward is 0 throughout, the derivative is not"]
-    whole = itertools.chain(
+    fitting = itertools.chain(
         _factor(t, forward), _rearranged(t), _others(t, truths), _products(t, others), _along_axes(t, others)
     )
-    text = next(whole, None)
-    if text:
-        return [text]
+    text = next(fitting, None)
+    return [text] if text else []
+
+
+def _part(t: Table) -> list[str]:
+    """Where the gradient is wrong, if these entries form a pattern, and what they have in common."""
+    if not t.wrong.any():
+        return []
     place = _box(t) or _border(t)
     found = [f"{t.count()} {place}"] if place else []
     return found + list(_local(t, bool(place)))
@@ -233,7 +243,7 @@ def _meaning(c: float, t: Table, forward: Run) -> str:
     if abs(c + 1) < t.digits:
         return ": its sign is wrong"
     for n, say in ((c, "{} times too large"), (1 / c, "{} times too small")):
-        if abs(n - round(n)) > 1e-5 * abs(n) or round(n) < 2:
+        if abs(n - round(n)) > 1e-5 * abs(n) or round(n) < 3:  # a 2 is as often forgotten as it is a length
             continue
         lengths = {t.name: t.g.shape, "y": forward.outputs[0].shape if len(forward.outputs) == 1 else ()}
         for name, shape in lengths.items():

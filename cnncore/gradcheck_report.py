@@ -14,8 +14,8 @@ from .gradcheck_curve import KINK, OK, UNDECIDED, WRONG, Curve
 CONSTANT, EMPTY = "constant", "empty"
 SHOWN = 5  # entries without a derivative that are printed
 LEGEND = (
-    "error: relative difference of slope and gradient at the deciding step h; falls as: how it falls with h;",
-    "noticed from: any larger error is WRONG; constant: held constant, not checked; empty: has no entries",
+    "error: relative difference of slope and gradient at the step that decided. falls as: how it falls with the step.",
+    "noticed from: a larger error is WRONG. constant: held constant, not checked. empty: no entries.",
 )
 
 
