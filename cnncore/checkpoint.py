@@ -130,12 +130,12 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, record
 
 
-def number(path: str | Path, name: str, value: Any, kind: type) -> Any:
-    """A number of a record, from 0 to below 2^63 and an int where `kind` is int, or a FormatError."""
+def number(path: str | Path, name: str, value: Any, kind: type, least: int = 0) -> Any:
+    """A number of a record, from `least` to below 2^63 and an int where `kind` is int, or a FormatError."""
     right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not right or not 0 <= value < 2**63:
+    if not right or not least <= value < 2**63:
         what = "an integer" if kind is int else "a number"
-        raise FormatError(f"{path}: {name} must be {what} from 0 to below 2^63, got {value!r}")
+        raise FormatError(f"{path}: {name} must be {what} from {least} to below 2^63, got {value!r}")
     return value
 
 

@@ -232,7 +232,7 @@ def test_a_state_that_does_not_count_updates_is_refused_by_name():
 def test_step_schedule_falls_where_rounding_just_misses_a_step():
     assert [StepLR(0.1, 0.5)(1.0, k / 10) for k in range(5)] == [1, 0.5, 0.25, 0.125, 0.0625]
     for parts in range(1, 130):
-        for k in range(0, 3 * parts):
+        for k in range(3 * parts):
             for done in (k / parts, k // parts + (k % parts) / parts):  # as users write it, and as the Trainer does
                 assert StepLR(1 / parts, 0.5)(1.0, done) == 0.5**k
                 assert StepLR(3 / parts, 0.5)(1.0, done) == 0.5 ** (k // 3)

@@ -303,10 +303,10 @@ def test_a_run_killed_at_random_moments_ends_where_it_would_have(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "fit", "text"),
     [
-        ({"seed": 5}, {}, "made with seed=4, this run has 5"),
-        ({"schedule": CosineLR(7)}, {}, "schedule=CosineLR(epochs=6"),
-        ({}, {"batch_size": 16}, "batch_size=8, this run has 16"),
-        ({}, {"augment": noisy}, "augment=None"),
+        ({"seed": 5}, {}, "seed: 4 in the checkpoint, 5 now"),
+        ({"schedule": CosineLR(7)}, {}, "schedule: CosineLR(epochs=6.0, least=0.0) in the checkpoint, CosineLR(epo"),
+        ({}, {"batch_size": 16}, "batch size: 8 in the checkpoint, 16 now"),
+        ({}, {"augment": noisy}, "augmentation: None in the checkpoint, noisy [code "),
     ],
 )
 def test_other_settings_are_not_resumed(tmp_path, changes, fit, text):

@@ -54,4 +54,3 @@ def plain(value: Any) -> Any:
 def whole(quotient: float) -> int:
     """floor(quotient) of two floats, where one that rounding left just below an integer counts as that integer."""
     return math.floor(quotient * ROUNDING)
-
