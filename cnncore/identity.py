@@ -150,7 +150,7 @@ def _layer(layer: Layer, names: Mapping[Layer, str]) -> str:
     arguments = layer.describe() if tells else ", ".join(_attributes(layer))
     parts = [f"{type(layer).__name__}({arguments})"]
     parts += [f"{name} {p.value.dtype} {tuple(p.value.shape)}" for name, p in layer.own_parameters().items()]
-    parts += [mode for mode, holds in (("frozen", layer.frozen), ("evaluates", not layer.training)) if holds]
+    parts += ["frozen"] if layer.frozen else [] if layer.training else ["evaluates"]
     inside = [names[child].removeprefix("layer ") for child in layer.children().values()]
     return ", ".join(parts) + (f": {' '.join(inside)}" if inside else "")
 

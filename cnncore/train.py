@@ -134,8 +134,8 @@ class Trainer:
         Layers keep the mode that they are in: what is frozen or in evaluation mode stays so. A network that is in
         evaluation mode as a whole is trained in training mode.
 
-        Before anything is learnt one sample of `train` and of `test` goes through network and loss, and where accuracy
-        is measured all labels are checked.
+        Before anything is learnt the first two samples of `train` and of `test` go through network and loss, and where
+        accuracy is measured all labels are checked.
 
         `resume` first loads the run_dir's checkpoint, if there is one: the run then goes on bit for bit as if it had
         never stopped. A checkpoint of another run is refused, by name of what differs: the network's layers with their
@@ -174,8 +174,8 @@ class Trainer:
         return self.history
 
     def _checked_metric(self, name: str, x: np.ndarray, y: np.ndarray) -> Metric | None:
-        """The metric to measure, after one sample went through network and loss and the labels were checked."""
-        outputs = predict(self.net, x[:1])
+        """The metric to measure, after two samples went through network and loss and the labels were checked."""
+        outputs = predict(self.net, x[:2])
         metric, plain_loss = self.metric, self.loss
         while isinstance(plain_loss, functools.partial):
             plain_loss = plain_loss.func
@@ -184,9 +184,9 @@ class Trainer:
             metrics.check_labels(f"fit: {name}", every, y)
         with recording() as calls, np.errstate(all="ignore"):
             try:
-                loss, _ = self.loss(outputs, y[:1])
+                loss, _ = self.loss(outputs, y[:2])
             except CnncoreError as error:
-                error.add_note(f"in fit: the loss of the first sample of {name}")
+                error.add_note(f"in fit: the loss of the first samples of {name}")
                 raise
         _one_number(loss)
         if metric is None and any(call.name == "softmax_cross_entropy" for call in calls):
