@@ -12,6 +12,7 @@ import numpy as np
 from ..backends import select
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
+from ..ops.scalars import plain
 from .base import Context, Layer, by_rank
 from .containers import Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
@@ -144,7 +145,8 @@ class MLPConv(Sequential):
         padding: Any = 0, dilation: Any = 1, *, init: str = "he", seed: int | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
         who, kind = type(self).__name__, {1: Conv1d, 2: Conv2d, 3: Conv3d}[self.rank]
-        if not isinstance(channels, tuple | list) or len(channels) != 3:
+        channels = plain(channels)
+        if not isinstance(channels, tuple) or len(channels) != 3:
             raise ShapeError(f"{who}: channels must be three integers, got {channels!r}")
         first, second, third = channels
         own, same = seeds(seed_or_next(seed)), {"init": init, "dtype": dtype}
