@@ -23,7 +23,7 @@ from . import ops
 from .backends import select
 from .errors import CnncoreError
 from .layers.base import Layer, Parameter, assign, check_state
-from .ops.scalars import number, whole
+from .ops.scalars import finite, whole
 
 Decay = float | Mapping[str | type[Layer], float]
 
@@ -179,7 +179,7 @@ class CosineLR:
 
 
 def _rate(who: object, name: str, value: Any, below: float = math.inf, positive: bool = False) -> float:
-    return number(type(who).__name__, name, value, 0, below, positive=positive)
+    return finite(type(who).__name__, name, value, 0, below, positive=positive)
 
 
 def _take_over(schedule: object, **checked: float) -> None:

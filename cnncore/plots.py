@@ -37,12 +37,17 @@ def save(drawing: Any, path: str | Path) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def learning_curve(path: str | Path, train: Sequence[float], test: Sequence[float]) -> None:
-    """Save the training and test errors (in percent, one an epoch) as a PNG; the error's axis is logarithmic."""
+def learning_curve(
+    path: str | Path, train: Sequence[float], test: Sequence[float], *, training: str = "training"
+) -> None:
+    """Save the training and test errors (in percent, one an epoch) as a PNG; the error's axis is logarithmic.
+
+    `training` names the first curve: what made training harder than the test belongs there.
+    """
     drawing = figure(5, 3.2)
     axes = drawing.subplots()
     epochs = np.arange(1, len(test) + 1)
-    for errors, name, style in ((train, "training, with shifts and dropout", "--"), (test, "test", "-")):
+    for errors, name, style in ((train, training, "--"), (test, "test", "-")):
         axes.plot(epochs, np.maximum(errors, 1e-2), style, marker="o", markersize=3, label=name)
     axes.set(xlabel="epoch", ylabel="errors, %", yscale="log", title=f"last epoch: {100 - test[-1]:.2f} % right")
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -24,7 +24,7 @@ from .metrics import Metric
 from .ops.geometry import integer
 from .ops.op import recording
 from .ops.random import check_key
-from .ops.scalars import number
+from .ops.scalars import finite
 from .optim import Optimizer
 from .paths import user_path
 from .progress import Progress
@@ -245,8 +245,8 @@ class Trainer:
     def _rate(self, epoch: float) -> float:
         """The rate of a step, after `epoch` epochs."""
         if self.schedule is None:
-            return number("fit", "the optimizer's lr", self.optimizer.lr, 0)
-        return number("fit", f"the schedule's rate at epoch {epoch:g}", self.schedule(self.optimizer.lr, epoch), 0)
+            return finite("fit", "the optimizer's lr", self.optimizer.lr, 0)
+        return finite("fit", f"the schedule's rate at epoch {epoch:g}", self.schedule(self.optimizer.lr, epoch), 0)
 
     def _step(self, batch: np.ndarray, labels: np.ndarray, lr: float, metric: Metric | None) -> tuple[float, float]:
         """One step down the gradient; the mean loss and the metric's figure (0 without a metric) before it."""

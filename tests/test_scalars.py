@@ -10,7 +10,7 @@ import pytest
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore.data import shift
-from cnncore.ops.scalars import number, plain, whole
+from cnncore.ops.scalars import finite, plain, whole
 from cnncore.optim import SGD
 from cnncore.train import Trainer, predict
 
@@ -107,7 +107,7 @@ def test_training_takes_numpy_integers(kind, tmp_path):
 @pytest.mark.parametrize("bad", [True, np.True_, "0.5", None, np.ones(1), 1j, float("nan"), np.float32("inf"), 10**400])
 def test_what_is_no_number_is_refused(bad):
     with pytest.raises(cc.CnncoreError, match="who: what must be a finite number, got"):
-        number("who", "what", bad)
+        finite("who", "what", bad)
     with pytest.raises(cc.CnncoreError):
         ly.LPUnit2d(1, 2, p=bad)
     with pytest.raises(cc.CnncoreError):
@@ -115,14 +115,14 @@ def test_what_is_no_number_is_refused(bad):
 
 
 def test_numbers_are_kept_within_their_limits():
-    assert number("who", "what", np.float32(0.5), 0.5, 1) == 0.5
+    assert finite("who", "what", np.float32(0.5), 0.5, 1) == 0.5
     for value, limits, text in [
         (-1, {"least": 0}, "a finite number at least 0, got -1"),
         (1, {"least": 0, "below": 1}, "a finite number at least 0 and below 1, got 1"),
         (np.int64(0), {"positive": True}, "a finite number above 0, got np.int64(0)"),
     ]:
         with pytest.raises(cc.CnncoreError) as caught:
-            number("who", "what", value, **limits)
+            finite("who", "what", value, **limits)
         assert str(caught.value) == f"who: what must be {text}"
 
 

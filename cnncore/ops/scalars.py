@@ -12,7 +12,7 @@ from ..errors import CnncoreError
 ROUNDING = 1 + 2**-50  # a quotient of two rounded numbers is off by less
 
 
-def number(
+def finite(
     who: str, name: str, value: Any, least: float = -math.inf, below: float = math.inf, *, positive: bool = False
 ) -> float:
     """`value` as a float in [least, below), above 0 where it has to be `positive`, or a CnncoreError that names it.
