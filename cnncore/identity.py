@@ -23,7 +23,7 @@ from .layers.base import Layer, Parameter
 from .ops.op import Op
 from .ops.scalars import plain
 
-TOLD = 5  # differences that a message names
+TOLD = 3  # differences of one setting that a message names
 LONGEST = 400  # characters of a text, beyond which a digest stands for the rest
 
 
@@ -171,14 +171,18 @@ def _is_state(value: Any) -> bool:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two runs' settings, by name; the first few, and how many more."""
-    before, after = _flat(then), _flat(now)
-    found = [
-        f"{name.replace('_', ' ')}: {before.get(name, 'nothing')} in the checkpoint, {after.get(name, 'nothing')} now"
-        for name in {**before, **after}
-        if before.get(name, "") != after.get(name, "")
-    ]
-    return found[:TOLD] + ([f"and {len(found) - TOLD} more"] if len(found) > TOLD else [])
+    """What differs between two runs' settings, by name: the first few of every setting, and how many more."""
+    found: list[str] = []
+    for setting in {**then, **now}:
+        before, after = (_flat({setting.replace("_", " "): settings.get(setting)}) for settings in (then, now))
+        different = [name for name in {**before, **after} if before.get(name, "") != after.get(name, "")]
+        found += [
+            f"{name}: {before.get(name, 'nothing')} in the checkpoint, {after.get(name, 'nothing')} now"
+            for name in different[:TOLD]
+        ]
+        if len(different) > TOLD:
+            found.append(f"{len(different) - TOLD} more of the {setting}")
+    return found
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -310,7 +310,7 @@ CHANGES = {
     "optimizer": ({"make": Adam}, "optimizer name: SGD in the checkpoint, Adam now"),
     "decay": (
         {"make": lambda net, lr: SGD(net, lr, weight_decay={"5.weight": 0.1})},
-        "optimizer weight decay 5.weight: 0.0 in the checkpoint, 0.1 now",
+        "optimizer weight_decay 5.weight: 0.0 in the checkpoint, 0.1 now",
     ),
     "images": ({"data": problem(7)}, "train data: 12 samples, x float32 (1, 6, 6), y int64 () [digest "),
     "labels": ({"data": (problem()[0], (problem()[1] + 1) % 3)}, "train data: 12 samples"),
@@ -331,8 +331,14 @@ def test_another_run_is_refused_by_name(tmp_path, case):
 
 
 def test_many_differences_are_told_with_how_many_more():
-    found = differences({f"a{i}": 1 for i in range(9)}, {f"a{i}": 2 for i in range(9)})
-    assert len(found) == 6 and found[0] == "a0: 1 in the checkpoint, 2 now" and found[-1] == "and 4 more"
+    then, now = ({"net": {f"a{i}": value for i in range(9)}, "seed": value} for value in (1, 2))
+    assert differences(then, now) == [
+        "net a0: 1 in the checkpoint, 2 now",
+        "net a1: 1 in the checkpoint, 2 now",
+        "net a2: 1 in the checkpoint, 2 now",
+        "6 more of the net",
+        "seed: 1 in the checkpoint, 2 now",
+    ]
     assert differences({"a": {"b": 1}}, {"a": {"b": 1}}) == []
 
 
