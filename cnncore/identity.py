@@ -3,8 +3,9 @@
     identified(functools.partial(halve, every=2))     "partial(halve [code 5c0f...], every=2)"
     differences(settings_then, settings_now)          ["augmentation: shift(1) in the checkpoint, shift(3) now"]
 
-A function is its qualified name, its code, its defaults and what its closure holds; of a partial also the arguments. An
-object is its class with its attributes, or its own repr. What a function reads of its module is not looked at.
+A function is its qualified name, its code, its defaults, what its closure holds, and the numbers, texts, tuples and
+arrays that it reads of its module; of a partial also the arguments. An object is its class with its attributes, or its
+own repr. The other functions that a function calls by their names in its module are not looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .layers.base import Layer, Parameter
 from .ops.op import Op
 from .ops.scalars import plain
 
+CONSTANTS = (int, float, complex, str, bytes, tuple, np.generic, np.ndarray)
 TOLD = 3  # differences of one setting that a message names
 LONGEST = 400  # characters of a text, beyond which a digest stands for the rest
 
@@ -72,9 +74,17 @@ def _function(function: types.FunctionType, inside: Any) -> str:
             held[name] = cell.cell_contents
         except ValueError:  # a name that has no value yet
             held[name] = None
+    around = function.__globals__
+    held |= {name: around[name] for name in _names(function.__code__) if isinstance(around.get(name), CONSTANTS)}
     arguments = ", ".join(f"{name}={inside(value)}" for name, value in held.items())
     code = _hash(_code(function.__code__, inside).encode())
     return f"{function.__qualname__}{f'({arguments})' if held else ''} [code {code}]"
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The names that a function and those inside it read of their module, or as attributes."""
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
+    return [*code.co_names, *inner]
 
 
 def _code(code: types.CodeType, inside: Any) -> str:
@@ -165,8 +175,8 @@ def _attributes(layer: Layer) -> list[str]:
 
 
 def _is_state(value: Any) -> bool:
-    if isinstance(value, list | tuple) and value:
-        return all(map(_is_state, value))
+    if isinstance(value, list | tuple | dict) and value:
+        return all(map(_is_state, value.values() if isinstance(value, dict) else value))
     return isinstance(value, Layer | Parameter | np.ndarray)
 
 

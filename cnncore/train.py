@@ -140,9 +140,10 @@ class Trainer:
         `resume` first loads the run_dir's checkpoint, if there is one: the run then goes on bit for bit as if it had
         never stopped. A checkpoint of another run is refused, by name of what differs: the network's layers with their
         arguments, modes and parameters' shapes; a digest of the data; augmentation, schedule and loss; the optimiser's
-        settings; metric, seed and batch size. A function is identified by its name, code, defaults and closure (what it
-        reads of its module is not looked at), a partial by its arguments too, an object by its repr or attributes, a
-        layer of your own by `describe` or its attributes without "_" in front. Of what cannot be identified so, a
+        settings; metric, seed and batch size. A function is identified by its name, code, defaults and closure, and the
+        constants that it reads of its module (other functions that it calls are not looked at), a partial by its
+        arguments too, an object by its repr or attributes, a layer of your own by `describe` or its attributes without
+        "_" in front. Of what cannot be identified so, a
         generator in a closure for one, there is a warning before the run and an error when it is resumed; an object can
         be given a repr that tells its arguments. Backend and machine are not compared, though bits depend on them.
 
