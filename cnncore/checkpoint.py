@@ -32,11 +32,11 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Replace a file by `data`, or leave it as it was: whole in a temporary file, on disk, and only then renamed.
 
     The temporary file is called ".<name>.<process>.tmp" and stands beside the file. An error removes it. A kill leaves
-    it, and the next call for the same path removes it, once its process has ended.
+    it; `remove_leftovers`, which the next call for the same path begins with, removes it.
     """
     path = user_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove_leftovers(path)
+    remove_leftovers(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -49,8 +49,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     _sync_directory(path.parent)  # the new name, too, must survive a power cut
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed processes left of `path`."""
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that `write_atomically` left of `path` in processes that have ended since."""
     pattern = re.compile(re.escape(f".{path.name}.") + r"([1-9]\d{0,8})\.tmp")
     with contextlib.suppress(OSError):  # a folder that is not there is told by the writing, which comes next
         for name in os.listdir(path.parent):

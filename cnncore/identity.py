@@ -5,7 +5,8 @@
 
 A function is its qualified name, its code, its defaults, what its closure holds, and the numbers, texts, tuples and
 arrays that it reads of its module; of a partial also the arguments. An object is its class with its attributes, or its
-own repr. The other functions that a function calls by their names in its module are not looked at.
+own repr. The other functions that a function calls by their names in its module are not looked at. Code is what Python
+compiled, so another minor version of Python tells another text.
 """
 
 from __future__ import annotations

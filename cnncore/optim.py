@@ -174,8 +174,8 @@ class CosineLR:
 
     def __call__(self, lr: float, epoch: float) -> float:
         """The rate at `epoch`, which counts from 0 and may lie between whole epochs; `lr` is the rate at 0."""
-        share = min(epoch / self.epochs, 1.0)
-        return float(self.least + (lr - self.least) * (1 + math.cos(math.pi * share)) / 2)
+        share = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
+        return float(lr * share + self.least * (1 - share))  # exactly lr and `least` at the two ends
 
 
 def _rate(who: object, name: str, value: Any, below: float = math.inf, positive: bool = False) -> float:

@@ -207,6 +207,8 @@ class Trainer:
                 raise CnncoreError(f"{self.path}: cannot resume: {text}")
             warnings.warn(f"fit: this run cannot be resumed: {text}", stacklevel=3)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.path, self.path.with_suffix(".json")):
+            checkpoint.remove_leftovers(path)
         if loads:
             self._load(self.path, settings, run.metric)
         return settings

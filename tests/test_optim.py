@@ -244,9 +244,11 @@ def test_step_schedule_does_not_fall_early():
 
 
 def test_cosine_schedule_ends_are_exact():
-    schedule = CosineLR(0.3, least=0.125)
-    assert schedule(1.125, 0) == 1.125
-    assert schedule(1.125, 3 / 10) == schedule(1.125, 0.1 + 0.2) == schedule(1.125, 7) == 0.125
+    for least in (0.125, 0.003, 1e-7, 0.07):
+        schedule = CosineLR(0.3, least=least)
+        for lr in (0.1, 0.3, 1.125, 7e-5):
+            assert schedule(lr, 0) == lr
+            assert schedule(lr, 3 / 10) == schedule(lr, 0.1 + 0.2) == schedule(lr, 7) == least
 
 
 # --- NumPy's scalars ---

@@ -486,9 +486,11 @@ def test_a_file_system_that_cannot_sync_folders_trains_on(tmp_path, monkeypatch)
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    """By one that trains, and by one that finds nothing left to train."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for name in ("checkpoint.safetensors", "checkpoint.json"):
-        (tmp_path / f".{name}.{ended.pid}.tmp").write_bytes(b"13 MB")
-    trainer(tmp_path).fit(problem(), epochs=1, batch_size=8)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
+    for resume in (False, True):
+        for name in ("checkpoint.safetensors", "checkpoint.json"):
+            (tmp_path / f".{name}.{ended.pid}.tmp").write_bytes(b"13 MB")
+        trainer(tmp_path).fit(problem(), epochs=1, batch_size=8, resume=resume)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
