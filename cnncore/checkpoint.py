@@ -61,6 +61,8 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _has_ended(process: int) -> bool:
+    if process == os.getpid():  # an earlier process had this one's number: here nothing is being written
+        return True
     if os.name != "posix":  # on Windows os.kill would end the process that it is to ask for
         return False
     try:

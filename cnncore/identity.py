@@ -14,9 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .ops.scalars import plain
 
 CONSTANTS = (int, float, complex, str, bytes, tuple, np.generic, np.ndarray)
 TOLD = 3  # differences of one setting that a message names
+MOST, DEEPEST = 10_000, 100  # things inside a thing, and one inside the other
 LONGEST = 400  # characters of a text, beyond which a digest stands for the rest
 
 
@@ -40,14 +42,16 @@ class UnidentifiedError(Exception):
 
 def identified(thing: Any) -> str:
     """The text that stands for a function, an object or a value. Raises UnidentifiedError."""
-    text = _text(thing, ())
+    text = _text(thing, (), itertools.count())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... [digest {_hash(text.encode())}]"
 
 
-def _text(thing: Any, around: tuple[int, ...]) -> str:
+def _text(thing: Any, around: tuple[int, ...], visited: Iterator[int]) -> str:
     if id(thing) in around:
         return "..."  # a function that calls itself has itself in its closure
-    inside = functools.partial(_text, around=(*around, id(thing)))
+    if next(visited) > MOST or len(around) > DEEPEST:
+        raise UnidentifiedError(f"there is too much in it: a {type(thing).__qualname__} in what is in it, for one")
+    inside = functools.partial(_text, around=(*around, id(thing)), visited=visited)
     for kinds, write in WRITERS:
         if isinstance(thing, kinds):
             return str(write(thing, inside))

@@ -158,7 +158,7 @@ def test_only_what_ended_processes_left_of_the_same_file_is_removed(tmp_path):
         ".c.0.tmp",
         ".c.99999999999999999999.tmp",
     ]
-    for name in [*kept, f".c.{ended.pid}.tmp"]:
+    for name in [*kept, f".c.{ended.pid}.tmp", f".c.{os.getpid()}.tmp"]:
         (tmp_path / name).write_bytes(b"13 MB")
     (tmp_path / f".c.{ended.pid}0.tmp").mkdir()  # a folder of such a name is nobody's checkpoint
     checkpoint.write_atomically(tmp_path / "c", b"new")

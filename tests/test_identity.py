@@ -215,8 +215,10 @@ def test_equal_things_made_twice_are_told_alike():
         np.array([object()]),
         object(),
         {"a": (np.random.default_rng(0),)},
+        functools.reduce(lambda inner, _: (inner,), range(5000), ()),
+        functools.reduce(lambda inner, _: (inner, inner), range(50), ()),
     ],
-    ids=["generator", "iterator", "objects", "object", "inside"],
+    ids=["generator", "iterator", "objects", "object", "inside", "deep", "wide"],
 )
 def test_what_cannot_be_identified_is_said(thing):
     with pytest.raises(UnidentifiedError):
