@@ -140,12 +140,13 @@ class Trainer:
         `resume` first loads the run_dir's checkpoint, if there is one: the run then goes on bit for bit as if it had
         never stopped. A checkpoint of another run is refused, by name of what differs: the network's layers with their
         arguments, modes and parameters' shapes; a digest of the data; augmentation, schedule and loss; the optimiser's
-        settings; metric, seed and batch size. A function is identified by its name, code, defaults and closure, and the
-        constants that it reads of its module (other functions that it calls are not looked at), a partial by its
-        arguments too, an object by its repr or attributes, a layer of your own by `describe` or its attributes without
-        "_" in front. Of what cannot be identified so, a
-        generator in a closure for one, there is a warning before the run and an error when it is resumed; an object can
-        be given a repr that tells its arguments. Backend and machine are not compared, though bits depend on them.
+        settings; metric, seed and batch size. Backend and machine are not compared, though bits depend on them.
+
+        A function is identified by its name, code, defaults and closure, and by the constants that it reads of its
+        module; other functions that it calls are not looked at. A partial is identified by its arguments too, an object
+        by its repr or attributes, a layer of your own by `describe` or by its attributes without "_" in front. What
+        cannot be identified so (a generator in a closure, say) gives a warning before the run and an error when the run
+        is resumed: give the object a repr that tells its arguments.
 
         Raises ShapeError, DTypeError, DivergenceError (a loss that is no longer finite), CnncoreError (labels out of
         range, a schedule's rate that is no finite number of at least 0, a checkpoint of another run), FormatError (a
@@ -190,9 +191,9 @@ class Trainer:
                 error.add_note(f"in fit: the loss of the first samples of {name}")
                 raise
         _one_number(loss)
-        if metric is None and any(call.name == "softmax_cross_entropy" for call in calls):
+        if any(call.name == "softmax_cross_entropy" for call in calls):
             metrics.check_labels(f"fit: {name}", every, y)
-            metric = metrics.accuracy
+            return metric or metrics.accuracy
         return metric
 
     def _begin(self, run: _Run, resume: bool) -> dict[str, Any]:

@@ -123,8 +123,9 @@ def test_images_that_do_not_fit_the_network_are_told_before_any_work(part):
 def test_a_loss_that_wraps_cross_entropy_is_measured_too():
     record = trainer(loss=wrapped).fit((X, Y), (X, Y), epochs=1)[0]
     assert record["test_accuracy"] == record["train_accuracy"] == 1.0
-    with pytest.raises(cc.CnncoreError, match=r"fit: test: labels must lie in \[0, 3\), got 3 at index 5"):
-        trainer(loss=wrapped).fit((X, Y), (X, np.where(np.arange(COUNT) == 5, 3, Y)), epochs=1)
+    for metric in (None, rmse):
+        with pytest.raises(cc.CnncoreError, match=r"fit: test: labels must lie in \[0, 3\), got 3 at index 5"):
+            trainer(loss=wrapped, metric=metric).fit((X, Y), (X, np.where(np.arange(COUNT) == 5, 3, Y)), epochs=1)
 
 
 # --- tasks that are no classification ---
