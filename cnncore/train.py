@@ -288,14 +288,15 @@ class Trainer:
             "train_data": lambda: identity.of_data(run.train),
             "test_data": lambda: identity.of_data(run.test),
         }
-        settings, unknown = {}, []
+        settings: dict[str, Any] = {}
+        unknown = []
         for name, tell in parts.items():
             try:
-                settings[name] = tell()
+                settings[name] = json.loads(json.dumps(tell(), default=identity.identified))  # as it is read again
             except identity.UnidentifiedError as error:
                 settings[name] = "unidentified"
                 unknown.append(f"{name}: {error}")
-        return dict(json.loads(json.dumps(settings, default=identity.identified))), unknown
+        return settings, unknown
 
     def _save(self, settings: Mapping[str, Any]) -> None:
         """Write the checkpoint: network, optimiser and history, at the end of an epoch."""

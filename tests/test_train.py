@@ -301,6 +301,7 @@ def test_a_run_killed_at_random_moments_ends_where_it_would_have(tmp_path):
         run.communicate(timeout=60)
     assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["epoch"] >= 3
     assert_same_run(straight, run_slowly(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
 
 
 @pytest.mark.parametrize(
