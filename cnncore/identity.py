@@ -142,7 +142,7 @@ def digest(a: np.ndarray) -> str:
         1, 2**24 // max(1, a[:1].nbytes)
     )  # samples at a time: a strided or mapped array is not copied as a whole
     for start in range(0, len(a), step):
-        found.update(np.ascontiguousarray(a[start : start + step]).tobytes())
+        found.update(np.ascontiguousarray(a[start : start + step]).reshape(-1).view(np.uint8))
     return found.hexdigest()
 
 

@@ -126,6 +126,11 @@ def test_numbers_are_kept_within_their_limits():
         assert str(caught.value) == f"who: what must be {text}"
 
 
+def test_a_count_of_costs_does_not_wrap():
+    factored = ly.FactoredConv2d(2, 3, 3)
+    assert factored.savings((np.int8(100), np.int8(100))) == factored.savings((100, 100))
+
+
 def test_plain_leaves_alone_what_it_does_not_know():
     thing = object()
     assert plain(thing) is thing and plain("max") == "max" and plain(None) is None

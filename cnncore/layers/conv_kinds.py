@@ -97,7 +97,7 @@ class FactoredConv2d(Layer):
         attrs, (maps, _, *kernel) = self.depthwise.attrs, self.depthwise.weight.value.shape
         k, c, taps = len(self.across.weight.value), attrs["groups"], math.prod(kernel)
         window = geometry.resolve(
-            "FactoredConv2d", image, tuple(kernel), attrs["stride"], attrs["padding"], attrs["dilation"]
+            "FactoredConv2d", plain(image), tuple(kernel), attrs["stride"], attrs["padding"], attrs["dilation"]
         )
         bias, pixels = 0 if self.across.bias is None else k, math.prod(window.out)
         own, full = maps * (taps + k), k * c * taps
