@@ -290,6 +290,10 @@ def test_demo_json_and_quick(capsys, monkeypatch) -> None:
     assert found["metrics"]["settings"]["images"] == 64 and found["bench"]["rows"]
 
 
+def without_kernels(name: str) -> None:
+    raise cnncore.BackendError(f"{name}: no kernels")
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -300,6 +304,7 @@ def test_demo_json_and_quick(capsys, monkeypatch) -> None:
         (["--lr", "-1"], "lr must be"),
         (["--shift", "-1"], "k must be at least 0"),
         (["--data", "nowhere"], "cannot be"),
+        (["--backend", "c"], "no kernels"),
     ],
 )
 def test_demo_says_what_is_missing_or_wrong_before_any_work(capsys, monkeypatch, tmp_path: Path, words, text) -> None:
@@ -307,6 +312,8 @@ def test_demo_says_what_is_missing_or_wrong_before_any_work(capsys, monkeypatch,
     monkeypatch.setattr(cnncore.cli.demo, "check_gradients", lambda quiet: work.append("gradients") or [])
     if not words:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    if words == ["--backend", "c"]:
+        monkeypatch.setattr("cnncore.backends.select.load", without_kernels)
     assert main(["demo", *words]) == 1
     assert text in capsys.readouterr().err and not work and not (tmp_path / "runs").exists()
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import data, models, plots
+from ..backends import select
 from ..backends.select import to_host, use_backend
 from ..checkpoint import write_atomically
 from ..data.mnist import CLASSES, Digits
@@ -86,6 +87,7 @@ class Prepared:
 def prepare(args: argparse.Namespace, run_dir: Path) -> Prepared:
     """Make what a run needs, and say what is wrong with the options or missing, before any work."""
     require("safetensors", "train")
+    select.load(args.backend or "numpy")  # raises where a backend cannot be had
     epochs = integer("train", "epochs", args.epochs, 1)
     integer("train", "batch_size", args.batch_size, 1)
     (x, y), test = data.mnist(args.data) if args.data else data.mnist10k()
