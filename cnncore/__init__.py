@@ -1,6 +1,6 @@
 """cnncore: convolutional networks with every gradient written by hand. See README.md."""
 
-from . import data, layers, models, ops, optim
+from . import data, layers, metrics, models, ops, optim
 from .backends.select import use_backend
 from .errors import BackendError, CnncoreError, DTypeError, FormatError, ShapeError
 from .gradcheck import gradcheck
@@ -20,6 +20,7 @@ __all__ = [
     "data",
     "gradcheck",
     "layers",
+    "metrics",
     "models",
     "ops",
     "optim",

@@ -6,8 +6,11 @@ process is killed, the path holds the previous checkpoint or the new one. No pic
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,30 +18,80 @@ from typing import Any
 import numpy as np
 
 from .errors import CnncoreError, FormatError
+from .paths import user_path
 
 VERSION = 1
 _RECORD = "cnncore"  # the key of the record in the safetensors header
+# What fsync raises for what a file system cannot sync (some network file systems their directories, FUSE anything), and
+# open for directories that may not be opened. The file is whole then; only a power cut could still take it back.
+CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+CLOSED = {errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Replace a file by `data`, or leave it as it was: whole in a temporary file, on disk, and only then renamed.
 
-    An error removes the temporary file; a kill may leave it (".<name>.<process>.tmp"), never the path half written.
+    The temporary file is called ".<name>.<process>.tmp" and stands beside the file. An error removes it. A kill leaves
+    it; `remove_leftovers`, which the next call for the same path begins with, removes it.
     """
-    path = Path(path)
+    path = user_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync_directory(path.parent)  # the new name, too, must survive a power cut
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that `write_atomically` left of `path` in processes that have ended since."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"([1-9]\d{0,8})\.tmp")
+    with contextlib.suppress(OSError):  # a folder that is not there is told by the writing, which comes next
+        for name in os.listdir(path.parent):
+            found = pattern.fullmatch(name)
+            if found and _has_ended(int(found[1])):
+                with contextlib.suppress(OSError):
+                    path.with_name(name).unlink()
+
+
+def _has_ended(process: int) -> bool:
+    if process == os.getpid():  # an earlier process had this one's number: here nothing is being written
+        return True
+    if os.name != "posix":  # on Windows os.kill would end the process that it is to ask for
+        return False
     try:
-        os.fsync(directory)  # the new name, too, must survive a power cut
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's process
+        pass
+    return False
+
+
+def _sync(handle: int) -> None:
+    """Have a file or directory written to disk, where its file system can do that."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
+def _sync_directory(folder: Path) -> None:
+    try:
+        directory = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in CANNOT | CLOSED:
+            raise
+        return
+    try:
+        _sync(directory)
     finally:
         os.close(directory)
 
@@ -57,7 +110,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the record of a checkpoint. Raises FormatError, naming the file and what is wrong with it."""
     reader = library()
     try:
-        data = Path(path).read_bytes()
+        data = user_path(path).read_bytes()
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from None
     try:
@@ -79,12 +132,12 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, record
 
 
-def number(path: str | Path, name: str, value: Any, kind: type) -> Any:
-    """A number of a record, from 0 to below 2^63 and an int where `kind` is int, or a FormatError."""
+def number(path: str | Path, name: str, value: Any, kind: type, least: int = 0) -> Any:
+    """A number of a record, from `least` to below 2^63 and an int where `kind` is int, or a FormatError."""
     right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not right or not 0 <= value < 2**63:
+    if not right or not least <= value < 2**63:
         what = "an integer" if kind is int else "a number"
-        raise FormatError(f"{path}: {name} must be {what} from 0 to below 2^63, got {value!r}")
+        raise FormatError(f"{path}: {name} must be {what} from {least} to below 2^63, got {value!r}")
     return value
 
 

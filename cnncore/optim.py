@@ -23,12 +23,16 @@ from . import ops
 from .backends import select
 from .errors import CnncoreError
 from .layers.base import Layer, Parameter, assign, check_state
+from .ops.scalars import finite, whole
 
 Decay = float | Mapping[str | type[Layer], float]
 
 
 class Optimizer:
-    """Base: a network's parameters with their weight decay and state arrays. Subclasses define `slots` and `update`."""
+    """Base: a network's parameters with their weight decay and state arrays. Subclasses define `slots` and `update`.
+
+    steps: calls of `step`; updates: parameter name -> how many of them found a gradient and moved that parameter.
+    """
 
     slots: tuple[str, ...]  # the state arrays of every parameter; they start at 0
 
@@ -37,23 +41,33 @@ class Optimizer:
         self.lr = _rate(self, "lr", lr)
         self.decay = _decay_of_each(self, net, weight_decay)
         self.steps = 0
+        self.updates = dict.fromkeys(self.parameters, 0)
         self.state = {
             name: tuple(_zeros_like(parameter.value) for _ in self.slots) for name, parameter in self.parameters.items()
         }
 
     def step(self, lr: float | None = None) -> None:
-        """Move every parameter that has a gradient, in place; `lr` is this step's rate, by default `self.lr`."""
+        """Move every parameter that has a gradient, in place; `lr` is this step's rate, by default `self.lr`.
+
+        A parameter without a gradient, a frozen layer's for one, keeps its value and its state: weight decay and
+        momentum do not move it either. Raises CnncoreError for a rate that is no finite number of at least 0.
+        """
+        rate = _rate(self, "lr", self.lr if lr is None else lr)
         self.steps += 1
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                self.update(parameter, self.state[name], self.lr if lr is None else lr, self.decay[name])
+                self.updates[name] += 1
+                self.update(parameter, self.state[name], rate, self.decay[name], self.updates[name])
 
-    def update(self, parameter: Parameter, state: tuple[Any, ...], lr: float, weight_decay: float) -> None:
+    def update(
+        self, parameter: Parameter, state: tuple[Any, ...], lr: float, weight_decay: float, step: int
+    ) -> None:  # fmt: skip
+        """Move one parameter and its state, in place; `step` counts this parameter's updates from 1."""
         raise NotImplementedError(f"{type(self).__name__} defines no update")
 
     def settings(self) -> dict[str, Any]:
         """Everything chosen by hand, for JSON: two optimisers with equal settings and state do the same."""
-        return {"name": type(self).__name__, "lr": self.lr, "weight_decay": dict(self.decay)}
+        return {"name": type(self).__name__, "lr": _rate(self, "lr", self.lr), "weight_decay": dict(self.decay)}
 
     def __repr__(self) -> str:
         told = self.settings()
@@ -63,13 +77,14 @@ class Optimizer:
         return f"{name}({chosen}; {len(self.parameters)} parameters, {self.steps} steps)"
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the state arrays, as "<slot>.<parameter>", and "steps"."""
+        """Copies of the state arrays, as "<slot>.<parameter>", "steps", and "updates.<parameter>" of every one."""
         state = {
             f"{slot}.{name}": np.array(select.to_host(a))
             for name, arrays in self.state.items()
             for slot, a in zip(self.slots, arrays, strict=True)
         }
-        return {**state, "steps": np.array(self.steps, np.uint64)}
+        counts = {f"updates.{name}": count for name, count in self.updates.items()}
+        return state | {name: np.array(count, np.uint64) for name, count in {"steps": self.steps, **counts}.items()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Take over a `state_dict`; nothing changes unless all of it fits.
@@ -81,6 +96,7 @@ class Optimizer:
             for slot, a in zip(self.slots, arrays, strict=True):
                 assign(a, state[f"{slot}.{name}"])
         self.steps = int(state["steps"])
+        self.updates = {name: int(state[f"updates.{name}"]) for name in self.updates}
 
 
 class SGD(Optimizer):
@@ -95,7 +111,9 @@ class SGD(Optimizer):
         self.momentum = _rate(self, "momentum", momentum)
         self.nesterov = bool(nesterov)
 
-    def update(self, parameter: Parameter, state: tuple[Any, ...], lr: float, weight_decay: float) -> None:
+    def update(
+        self, parameter: Parameter, state: tuple[Any, ...], lr: float, weight_decay: float, step: int
+    ) -> None:  # fmt: skip
         ops.sgd_step(
             parameter.value, parameter.grad, *state, out=(parameter.value, *state),
             lr=lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=weight_decay,
@@ -106,7 +124,11 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam: `ops.adam_step`. Weight decay is added to the gradient, as in the paper (not AdamW's)."""
+    """Adam: `ops.adam_step`. Weight decay is added to the gradient, as in the paper (not AdamW's).
+
+    The step that its corrections refer to is counted for every parameter by itself, as Kingma & Ba's t is: a parameter
+    whose first gradient comes late takes a first step then.
+    """
 
     slots = ("mean", "square")
 
@@ -118,9 +140,11 @@ class Adam(Optimizer):
         self.betas = (_rate(self, "beta1", betas[0], 1), _rate(self, "beta2", betas[1], 1))
         self.eps = _rate(self, "eps", eps)
 
-    def update(self, parameter: Parameter, state: tuple[Any, ...], lr: float, weight_decay: float) -> None:
+    def update(
+        self, parameter: Parameter, state: tuple[Any, ...], lr: float, weight_decay: float, step: int
+    ) -> None:  # fmt: skip
         ops.adam_step(
-            parameter.value, parameter.grad, *state, out=(parameter.value, *state), step=self.steps,
+            parameter.value, parameter.grad, *state, out=(parameter.value, *state), step=step,
             lr=lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=weight_decay,
         )  # fmt: skip
 
@@ -136,12 +160,12 @@ class StepLR:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _rate(self, "step_size", self.step_size, positive=True)
-        _rate(self, "gamma", self.gamma)
+        _take_over(self, step_size=_rate(self, "step_size", self.step_size, positive=True))
+        _take_over(self, gamma=_rate(self, "gamma", self.gamma))
 
     def __call__(self, lr: float, epoch: float) -> float:
         """The rate at `epoch`, which counts from 0 and may lie between whole epochs; `lr` is the rate at 0."""
-        return float(lr * self.gamma ** math.floor(epoch / self.step_size))
+        return float(lr * self.gamma ** whole(epoch / self.step_size))
 
 
 @dataclass(frozen=True)
@@ -152,22 +176,23 @@ class CosineLR:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        _rate(self, "epochs", self.epochs, positive=True)
-        _rate(self, "least", self.least)
+        _take_over(self, epochs=_rate(self, "epochs", self.epochs, positive=True))
+        _take_over(self, least=_rate(self, "least", self.least))
 
     def __call__(self, lr: float, epoch: float) -> float:
         """The rate at `epoch`, which counts from 0 and may lie between whole epochs; `lr` is the rate at 0."""
-        share = min(epoch / self.epochs, 1.0)
-        return self.least + (lr - self.least) * (1 + math.cos(math.pi * share)) / 2
+        share = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
+        return float(lr * share + self.least * (1 - share))  # exactly lr and `least` at the two ends
 
 
-def _rate(who: object, name: str, value: float, below: float = math.inf, positive: bool = False) -> float:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < below
-    if not fits or (positive and value == 0):
-        limit = f" and below {below}" if below < math.inf else ""
-        least = "above 0" if positive else "at least 0"
-        raise CnncoreError(f"{type(who).__name__}: {name} must be a finite number {least}{limit}, got {value!r}")
-    return float(value)
+def _rate(who: object, name: str, value: Any, below: float = math.inf, positive: bool = False) -> float:
+    return finite(type(who).__name__, name, value, 0, below, positive=positive)
+
+
+def _take_over(schedule: object, **checked: float) -> None:
+    """Give a frozen dataclass fields that were checked, as Python's floats: equal schedules then have equal reprs."""
+    for name, value in checked.items():
+        object.__setattr__(schedule, name, value)
 
 
 def _zeros_like(a: Any) -> Any:

@@ -1,5 +1,7 @@
 """Checkpoint files: what comes back, what a failure or kill at any moment leaves, what hostile files raise."""
 
+import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -136,8 +138,60 @@ checkpoint.save({str(path)!r}, {{"a": np.ones(5)}}, {{"epoch": 1}})
     renamed = STEPS.index(step) > STEPS.index("replace")
     assert record["epoch"] == renamed
     np.testing.assert_array_equal(arrays["a"], np.full(5, float(renamed)))
-    checkpoint.save(path, {"a": np.ones(5)}, {"epoch": 2})  # leftovers of the killed process are in nobody's way
+    left = set(os.listdir(tmp_path)) - {path.name}
+    assert len(left) == (STEPS.index("open") < STEPS.index(step) <= STEPS.index("replace"))
+    checkpoint.save(path, {"a": np.ones(5)}, {"epoch": 2})
     assert checkpoint.load(path)[1]["epoch"] == 2
+    assert os.listdir(tmp_path) == [path.name]  # what the killed process left is gone
+
+
+def test_only_what_ended_processes_left_of_the_same_file_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    kept = [
+        f".c.{os.getppid()}.tmp",  # its process lives, and may be writing
+        f".other.{ended.pid}.tmp",
+        f".c.x{ended.pid}.tmp",
+        f"c.{ended.pid}.tmp",
+        f".c.{ended.pid}.tmp.gz",
+        f".cc.{ended.pid}.tmp",
+        ".c.0.tmp",
+        ".c.99999999999999999999.tmp",
+    ]
+    for name in [*kept, f".c.{ended.pid}.tmp", f".c.{os.getpid()}.tmp"]:
+        (tmp_path / name).write_bytes(b"13 MB")
+    (tmp_path / f".c.{ended.pid}0.tmp").mkdir()  # a folder of such a name is nobody's checkpoint
+    checkpoint.write_atomically(tmp_path / "c", b"new")
+    assert set(os.listdir(tmp_path)) == {"c", *kept, f".c.{ended.pid}0.tmp"}
+
+
+@pytest.mark.parametrize("step", ["fsync file", "open directory", "fsync directory"])
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EIO, errno.ENOSPC])
+def test_a_file_system_that_cannot_sync_keeps_the_checkpoint(tmp_path, monkeypatch, step, code):
+    """What it cannot do is no failure; a failing disk is one, and so is a file that may not be synced."""
+    path = tmp_path / "c.safetensors"
+
+    def fail():
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        sabotage(patch, step, fail)
+        failing = code in (errno.EIO, errno.ENOSPC) or (code == errno.EACCES and step != "open directory")
+        with pytest.raises(OSError) if failing else contextlib.nullcontext():
+            checkpoint.save(path, {"a": np.ones(5)}, {"epoch": 1})
+    if failing and step == "fsync file":
+        assert os.listdir(tmp_path) == []
+    else:
+        assert checkpoint.load(path)[1]["epoch"] == 1 and os.listdir(tmp_path) == [path.name]
+
+
+def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    checkpoint.save("~/c.safetensors", ARRAYS, {"epoch": 3})
+    assert os.listdir(tmp_path) == ["c.safetensors"]
+    assert checkpoint.load("~/c.safetensors")[1]["epoch"] == 3
+    assert not Path("~").exists()
 
 
 def raw(text):

@@ -17,6 +17,7 @@ import cnncore.bench.problems
 import cnncore.cli.demo
 from cnncore import checkpoint, cli, lab, plots
 from cnncore.cli import main
+from cnncore.lab.pooled_signal import Size
 from cnncore.ops import op, registry
 from cnncore.tables import print_table
 
@@ -166,6 +167,90 @@ def test_resuming_with_other_settings_fails(capsys) -> None:
     assert "cannot resume" in capsys.readouterr().err
 
 
+OTHERS = {
+    "pooling": (["--pool", "avg"], "network layer 2: MaxPool2d(kernel_size=2, stride=2) in the checkpoint, AvgPool2d("),
+    "shifts": (["--shift", "0"], "augmentation: shift(1) in the checkpoint, shift(0) now"),
+    "dropout": (["--dropout", "0"], "network layer 9: Dropout(p=0.5) in the checkpoint, Dropout(p=0.0) now"),
+    "all three": (["--pool", "avg", "--shift", "0", "--dropout", "0"], "augmentation: shift(1) in the checkpoint"),
+    "model": (
+        ["--pool", "max"],
+        "; network layers: Sequential(): 0 1 2 3 4 5 6 7 8 9 10 in the checkpoint, Sequential",
+    ),
+    "epochs": (["--epochs", "2"], "schedule: CosineLR(epochs=1.0, least=0.0) in the checkpoint, CosineLR(epochs=2.0"),
+    "optimizer": (["--optimizer", "adam"], "optimizer name: SGD in the checkpoint, Adam now"),
+    "decay": (["--weight-decay", "0"], "optimizer weight_decay 0.weight: 0.0005 in the checkpoint, 0.0 now"),
+    "images": (["--images", "31"], "train data: 32 samples"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_run_made_with_other_options_is_not_resumed(capsys, tmp_path: Path, case) -> None:
+    words, text = OTHERS[case]
+    model = "zeiler_fergus" if case == "model" else "lenet"
+    assert main(["train", "lenet", *TINY, "--json", "--run-dir", "r"]) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "r").iterdir()}
+    capsys.readouterr()
+    assert main(["train", model, *TINY, "--json", "--run-dir", "r", "--resume", *words]) == 1
+    err = capsys.readouterr().err
+    assert "cannot resume another run" in err and text in err and "0x" not in err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "r").iterdir()} == before  # metrics.json is still that run's
+
+
+def test_a_run_with_other_digits_is_not_resumed(capsys, monkeypatch) -> None:
+    from cnncore import data
+
+    assert main(["train", "lenet", *TINY, "--json", "--run-dir", "r"]) == 0
+    (x, y), test = data.mnist10k()
+    other_x, other_test = x.copy(), (test[0], test[1][::-1].copy())
+    other_x[31, 0, 27, 27] = 1
+    for digits, text in ((((other_x, y), test), "train data"), (((x, y), other_test), "test data")):
+        monkeypatch.setattr(data, "mnist", lambda folder, digits=digits: digits)
+        capsys.readouterr()
+        assert main(["train", "lenet", *TINY, "--json", "--run-dir", "r", "--resume", "--data", "there"]) == 1
+        assert f"cannot resume another run: {text}: " in capsys.readouterr().err
+    monkeypatch.setattr(data, "mnist", lambda folder: ((x.copy(), y), test))  # the same digits, from elsewhere
+    assert main(["train", "lenet", *TINY, "--json", "--run-dir", "r", "--resume", "--data", "there"]) == 0
+
+
+def test_a_run_dir_may_begin_with_a_tilde(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["train", "lenet", *TINY, "--json", "--run-dir", "~/runs/one"]) == 0
+    assert (tmp_path / "home" / "runs" / "one" / "metrics.json").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        ([], "training, with shifts and dropout"),
+        (["--shift", "0"], "training, with dropout"),
+        (["--dropout", "0"], "training, with shifts"),
+        (["--shift", "0", "--dropout", "0"], "training"),
+    ],
+)
+def test_the_learning_curve_says_what_training_went_through(monkeypatch, capsys, words, label) -> None:
+    labels = []
+    monkeypatch.setattr(plots, "missing", lambda: None)
+    monkeypatch.setattr(plots, "learning_curve", lambda *args, training: labels.append(training))
+    monkeypatch.setattr(plots, "filters", lambda *args: None)
+    assert main(["train", "lenet", *TINY, "--json", *words]) == 0
+    assert labels == [label]
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "lenet", *TINY], ["lab", "pooled-signal", "--quick", "--seeds", "1"]], ids=["train", "lab"]
+)
+def test_missing_pictures_are_told_before_the_work(capsys, monkeypatch, words) -> None:
+    monkeypatch.setattr(plots, "missing", lambda: "pictures need matplotlib: pip install 'cnncore[plot]'")
+    monkeypatch.setattr("cnncore.lab.pooled_signal.QUICK", Size((0.5,), images=1, steps=2))
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "pictures need matplotlib: pip install 'cnncore[plot]'"
+    assert not any("matplotlib" in line for line in lines[1:])
+    assert main([*words, "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
 def test_train_without_matplotlib_says_how_to_get_it(capsys, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(plots, "missing", lambda: "pictures need matplotlib: pip install 'cnncore[plot]'")
     assert main(["train", "lenet", *TINY, "--run-dir", "r"]) == 0
@@ -203,6 +288,34 @@ def test_demo_json_and_quick(capsys, monkeypatch) -> None:
     assert {g["subject"] for g in found["gradients"]} == set(registry)
     assert all(g["ok"] for g in found["gradients"])
     assert found["metrics"]["settings"]["images"] == 64 and found["bench"]["rows"]
+
+
+def without_kernels(name: str) -> None:
+    raise cnncore.BackendError(f"{name}: no kernels")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "safetensors is not installed: pip install"),
+        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--pool", "mean"], "pool must be one of"),
+        (["--lr", "-1"], "lr must be"),
+        (["--shift", "-1"], "k must be at least 0"),
+        (["--data", "nowhere"], "cannot be"),
+        (["--backend", "c"], "no kernels"),
+    ],
+)
+def test_demo_says_what_is_missing_or_wrong_before_any_work(capsys, monkeypatch, tmp_path: Path, words, text) -> None:
+    work = []
+    monkeypatch.setattr(cnncore.cli.demo, "check_gradients", lambda quiet: work.append("gradients") or [])
+    if not words:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    if words == ["--backend", "c"]:
+        monkeypatch.setattr("cnncore.backends.select.load", without_kernels)
+    assert main(["demo", *words]) == 1
+    assert text in capsys.readouterr().err and not work and not (tmp_path / "runs").exists()
 
 
 def test_demo_stops_at_a_wrong_gradient(capsys, monkeypatch, tmp_path: Path) -> None:

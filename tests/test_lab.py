@@ -190,6 +190,11 @@ def test_an_estimate_over_seeds_is_the_t_test() -> None:
     low, high = test.confidence_interval(0.95)
     assert found.margin == pytest.approx((high - low) / 2, rel=1e-3)
     assert (verdict(found, "above") == "shown") == (test.pvalue < 0.05)
+    for seeds in range(2, 31):  # the degrees of freedom are a quotient that rounding leaves at 2.999..., say
+        for number in range(50):
+            values = np.random.default_rng(number).normal(size=seeds)
+            low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+            assert estimate(values).margin == pytest.approx((high - low) / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize(("of_seed", "of_image"), [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0)])

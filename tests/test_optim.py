@@ -169,3 +169,124 @@ def test_wrong_settings_say_what_is_wrong(make, text):
     with pytest.raises(cc.CnncoreError) as caught:
         make(network())
     assert text in str(caught.value)
+
+
+# --- a parameter that gets a gradient only now and then ---
+
+
+def test_adam_counts_the_steps_of_every_parameter_by_itself():
+    net = network()
+    optimizer = Adam(net, lr=0.01)
+    late, always = net[1].bias, net[0].bias
+    for _ in range(1000):
+        always.grad = np.ones_like(always.value)
+        optimizer.step()
+    before = late.value.copy()
+    late.grad = np.ones_like(late.value)
+    optimizer.step()
+    np.testing.assert_allclose(before - late.value, 0.01, rtol=1e-6)  # Kingma & Ba: the first step is lr long
+    assert (optimizer.steps, optimizer.updates["0.bias"], optimizer.updates["1.bias"]) == (1001, 1001, 1)
+    assert optimizer.updates["1.weight"] == 0
+
+
+@pytest.mark.parametrize(
+    "make", [lambda net: Adam(net, weight_decay=0.1), lambda net: SGD(net, 0.1, 0.9, True, weight_decay=0.1)]
+)
+def test_steps_without_a_gradient_are_no_steps(make):
+    """A parameter that sees a gradient in every third step goes where one goes that sees the same ones in a row."""
+    now_and_then, in_a_row = network(), network()
+    first, second = make(now_and_then), make(in_a_row)
+    for step in gradients(in_a_row):
+        for _ in range(2):
+            now_and_then.zero_grad()
+            first.step()
+        for net, optimizer in ((now_and_then, first), (in_a_row, second)):
+            for name, parameter in net.parameters().items():
+                parameter.grad = step[name]
+            optimizer.step()
+    for name, a in in_a_row.state_dict().items():
+        np.testing.assert_array_equal(now_and_then.state_dict()[name], a)
+
+
+def test_counts_come_back_with_the_state():
+    net = network()
+    optimizer = Adam(net)
+    net[1].bias.grad = np.ones(2)
+    optimizer.step()
+    other = Adam(network())
+    other.load_state_dict(optimizer.state_dict())
+    assert other.updates == optimizer.updates == dict.fromkeys(optimizer.updates, 0) | {"1.bias": 1}
+
+
+def test_a_state_that_does_not_count_updates_is_refused_by_name():
+    """As optimisers saved it before they counted every parameter's own."""
+    optimizer = Adam(network())
+    old = {name: a for name, a in optimizer.state_dict().items() if not name.startswith("updates.")}
+    with pytest.raises(cc.CnncoreError, match=r"the names differ: missing updates\.0\.bias"):
+        optimizer.load_state_dict(old)
+
+
+# --- schedules between whole epochs ---
+
+
+def test_step_schedule_falls_where_rounding_just_misses_a_step():
+    assert [StepLR(0.1, 0.5)(1.0, k / 10) for k in range(5)] == [1, 0.5, 0.25, 0.125, 0.0625]
+    for parts in range(1, 130):
+        for k in range(3 * parts):
+            for done in (k / parts, k // parts + (k % parts) / parts):  # as users write it, and as the Trainer does
+                assert StepLR(1 / parts, 0.5)(1.0, done) == 0.5**k
+                assert StepLR(3 / parts, 0.5)(1.0, done) == 0.5 ** (k // 3)
+
+
+def test_step_schedule_does_not_fall_early():
+    schedule = StepLR(0.1, 0.5)
+    assert [schedule(1.0, k / 10 - 1e-12) for k in range(1, 30)] == [0.5 ** (k - 1) for k in range(1, 30)]
+
+
+def test_cosine_schedule_ends_are_exact():
+    for least in (0.125, 0.003, 1e-7, 0.07):
+        schedule = CosineLR(0.3, least=least)
+        for lr in (0.1, 0.3, 1.125, 7e-5):
+            assert schedule(lr, 0) == lr
+            assert schedule(lr, 3 / 10) == schedule(lr, 0.1 + 0.2) == schedule(lr, 7) == least
+
+
+# --- NumPy's scalars ---
+
+SCALARS = [np.float32(0.5), np.float64(0.5), np.float16(0.5), np.array(0.5), np.array(0.5, np.float32)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("half", SCALARS, ids=repr)
+def test_rates_may_be_numpy_scalars(half):
+    def settings(half):
+        net = network()
+        net[0].weight.grad = np.ones((4, 3))
+        optimizer = SGD(net, half, half, weight_decay={"*.bias": half})
+        optimizer.step(half)
+        optimizer.lr = half  # as a user's own loop may set it
+        optimizer.step()
+        adam = Adam(net, half, (half, half), half, weight_decay=half)
+        return repr((optimizer.settings(), adam.settings(), StepLR(half, half), CosineLR(half, half))), net[0].weight
+
+    (told, found), (expected, value) = settings(half), settings(0.5)
+    assert told == expected and "np." not in told
+    np.testing.assert_array_equal(found.value, value.value)
+    for schedule in (StepLR(half, half), CosineLR(half, half)):
+        assert type(schedule(half, half)) is float
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), "0.1", -1, None, True, np.float32("nan"), np.ones(1), 1j])
+def test_a_rate_that_is_none_is_refused_before_anything_moves(rate):
+    net = network()
+    before = net.state_dict()
+    optimizer = SGD(net, 0.1)
+    net[0].weight.grad = np.ones((4, 3))
+    if rate is not None:
+        with pytest.raises(cc.CnncoreError, match="SGD: lr must be a finite number at least 0, got"):
+            optimizer.step(rate)
+    optimizer.lr = rate
+    with pytest.raises(cc.CnncoreError, match="SGD: lr must be a finite number at least 0, got"):
+        optimizer.step()
+    assert optimizer.steps == 0
+    np.testing.assert_array_equal(net[0].weight.value, before["0.weight"])

@@ -1,9 +1,12 @@
 """The loader, the Trainer, and resuming: bit for bit, after SIGKILL too."""
 
 import contextlib
+import errno
 import json
+import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -298,15 +301,16 @@ def test_a_run_killed_at_random_moments_ends_where_it_would_have(tmp_path):
         run.communicate(timeout=60)
     assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["epoch"] >= 3
     assert_same_run(straight, run_slowly(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]
 
 
 @pytest.mark.parametrize(
     ("changes", "fit", "text"),
     [
-        ({"seed": 5}, {}, "made with seed=4, this run has 5"),
-        ({"schedule": CosineLR(7)}, {}, "schedule=CosineLR(epochs=6"),
-        ({}, {"batch_size": 16}, "batch_size=8, this run has 16"),
-        ({}, {"augment": noisy}, "augment=None"),
+        ({"seed": 5}, {}, "seed: 4 in the checkpoint, 5 now"),
+        ({"schedule": CosineLR(7)}, {}, "schedule: CosineLR(epochs=6.0, least=0.0) in the checkpoint, CosineLR(epo"),
+        ({}, {"batch_size": 16}, "batch size: 8 in the checkpoint, 16 now"),
+        ({}, {"augment": noisy}, "augmentation: None in the checkpoint, noisy [code "),
     ],
 )
 def test_other_settings_are_not_resumed(tmp_path, changes, fit, text):
@@ -370,3 +374,124 @@ def test_missing_safetensors_is_said_before_training(tmp_path, monkeypatch):
     with pytest.raises(cc.CnncoreError, match=r"cnncore\[train\]"):
         trainer.fit((X, Y), epochs=1)
     assert trainer.history == []
+
+
+# --- schedules ---
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, lambda lr: np.array(lr), lambda lr: np.int64(1)])
+def test_a_schedule_may_give_numpy_scalars(tmp_path, kind):
+    def fitted(schedule, run_dir=None):
+        return trainer(run_dir, schedule=schedule).fit(problem(), epochs=2, batch_size=8)
+
+    history = fitted(lambda lr, epoch: kind(lr), tmp_path)
+    assert all(type(record["lr"]) is float for record in history)
+    assert without_times(history) == without_times(fitted(lambda lr, epoch: float(kind(lr))))
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["history"] == history
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), "0.1", -0.1, None, True, np.float32("nan"), np.ones(2)])
+def test_a_rate_that_is_none_is_refused_before_the_step(rate):
+    one = trainer(schedule=lambda lr, epoch: lr if epoch < 0.25 else rate)
+    with pytest.raises(
+        cc.CnncoreError, match=r"the schedule's rate at epoch 0\.266667 must be a finite number at least 0"
+    ):
+        one.fit(problem(), epochs=1, batch_size=8)
+    assert one.optimizer.steps == 2 and one.history == []
+
+
+# --- modes ---
+
+
+def modes(net):
+    return [(layer.training, layer.frozen) for _, layer in net.walk()]
+
+
+@pytest.mark.parametrize("make", [None, lambda net: Adam(net, weight_decay=0.1)])
+def test_frozen_layers_stay_frozen_and_do_not_move(make):
+    one = trainer()
+    if make:
+        one.optimizer = make(one.net)
+    one.fit(problem(), epochs=1, batch_size=8)  # momentum and moments are there when the layer is frozen
+    one.net[0].freeze()
+    before, kept = one.net.state_dict(), modes(one.net)
+    history = one.fit(problem(), problem(40), epochs=3, batch_size=8)
+    after = one.net.state_dict()
+    moved = {name for name in before if (after[name] != before[name]).any()}
+    assert moved == {"2.key", "3.weight", "3.bias"} and len(history) == 3
+    assert modes(one.net) == kept and one.net[0].frozen
+
+
+def test_a_layer_in_evaluation_mode_stays_in_it():
+    one, other = trainer(), trainer()
+    one.net[2].eval()
+    other.net[2].p = 0.0
+    for each in (one, other):
+        each.fit(problem(), problem(40), epochs=2, batch_size=8)
+    assert not one.net[2].training and one.net[2].key == (2, 0)  # it never drew
+    for name, a in one.net.state_dict().items():
+        if name != "2.key":
+            np.testing.assert_array_equal(a, other.net.state_dict()[name])
+
+
+def test_a_network_that_was_evaluated_is_trained_in_training_mode():
+    one, other = trainer(), trainer()
+    one.net.eval()
+    for each in (one, other):
+        each.fit(problem(), epochs=1, batch_size=8)
+    assert_same_run(one, other)
+    part, whole = trainer(), trainer()
+    part.net[0].freeze()
+    part.net.eval()  # leaves what is frozen frozen
+    whole.net[0].freeze()
+    for each in (part, whole):
+        assert each.net[0].frozen
+        each.fit(problem(), epochs=1, batch_size=8)
+    assert_same_run(part, whole)
+
+
+def test_a_frozen_network_stays_as_it_is():
+    one = trainer()
+    one.net.freeze()
+    before = one.net.state_dict()
+    one.fit(problem(), problem(40), epochs=1, batch_size=8)
+    for name, a in one.net.state_dict().items():
+        np.testing.assert_array_equal(a, before[name])
+    assert set(modes(one.net)) == {(False, True)}
+
+
+# --- where a run is saved ---
+
+
+def test_a_run_dir_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    trainer("~/runs/one").fit(problem(), epochs=1, batch_size=8)
+    assert (tmp_path / "runs" / "one" / "checkpoint.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert len(trainer(Path("~/runs/one")).fit(problem(), epochs=2, batch_size=8, resume=True)) == 2
+
+
+def test_a_file_system_that_cannot_sync_folders_trains_on(tmp_path, monkeypatch):
+    true_fsync = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        true_fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert len(trainer(tmp_path).fit(problem(), epochs=3, batch_size=8)) == 3
+    assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["epoch"] == 3
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    """By one that trains, and by one that finds nothing left to train."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for resume in (False, True):
+        for name in ("checkpoint.safetensors", "checkpoint.json"):
+            (tmp_path / f".{name}.{ended.pid}.tmp").write_bytes(b"13 MB")
+        trainer(tmp_path).fit(problem(), epochs=1, batch_size=8, resume=resume)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "checkpoint.safetensors"]

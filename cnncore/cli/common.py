@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, plots
 from ..backends import native, select
 from ..errors import CnncoreError
 from ..ops import relu
@@ -66,6 +66,13 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "python": sys.version.split()[0],
     }
+
+
+def tell_missing(args: argparse.Namespace) -> None:
+    """Print what a run will do without, and how to get it: before the work, not after it."""
+    reason = plots.missing()
+    if reason and not args.json:
+        print(reason, flush=True)
 
 
 def require(module: str, extra: str) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from .. import bench
 from ..errors import CnncoreError
 from ..ops.op import registry
+from ..paths import user_path
 from .bench import measure, print_rows
 from .common import add_command, available, print_json
 from .gradcheck import check, print_missing, print_reports, simulate_without_gpu
-from .train import add_options, print_result, train
+from .train import add_options, prepare, print_result, train
 
 PROBLEMS = {"conv": ["mnist1", "mnist2"], "linear": ["lenet fc"], "max_pool": ["2x2/2"], "relu": ["64x96x32x32"]}
 SEEDS = 3
@@ -50,9 +50,10 @@ def check_gradients(quiet: bool) -> list[dict[str, Any]]:
 def run(args: argparse.Namespace) -> int:
     if args.quick:
         vars(args).update(QUICK)
-    run_dir = Path(args.run_dir)
+    run_dir = user_path(args.run_dir)
+    prepared = prepare(args, run_dir)
     gradients = check_gradients(quiet=args.json)
-    metrics = train(args, run_dir)
+    metrics = train(prepared, args, run_dir)
     if not args.json:
         print_result(metrics, run_dir)
     chosen = [p for name, names in PROBLEMS.items() for p in bench.problems_of(registry[name]) if p.name in names]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 from .. import lab
 from ..backends.select import use_backend
 from ..checkpoint import write_atomically
 from ..ops.geometry import integer
-from .common import add_command, add_group, chosen_backend, environment, print_json
+from ..paths import user_path
+from .common import add_command, add_group, chosen_backend, environment, print_json, tell_missing
 
 SEEDS = {False: 3, True: 2}  # by --quick
 
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     experiment = lab.load(args.experiment)
     args.seeds = integer("lab", "seeds", SEEDS[args.quick] if args.seeds is None else args.seeds, 1)
     args.seed = integer("lab", "seed", args.seed, 0)
-    args.run_dir = Path(args.run_dir or f"runs/lab/{args.experiment}{'-quick' if args.quick else ''}")
+    args.run_dir = user_path(args.run_dir or f"runs/lab/{args.experiment}{'-quick' if args.quick else ''}")
+    tell_missing(args)
     args.run_dir.mkdir(parents=True, exist_ok=True)
     with use_backend(args.backend) if args.backend else contextlib.nullcontext():
         args.backend = chosen_backend()

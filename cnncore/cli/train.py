@@ -6,21 +6,25 @@ import argparse
 import contextlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import data, models, plots
+from ..backends import select
 from ..backends.select import to_host, use_backend
 from ..checkpoint import write_atomically
 from ..data.mnist import CLASSES, Digits
-from ..layers.base import Layer
+from ..layers import Dropout, Layer
+from ..loader import Augment
 from ..ops.geometry import integer
 from ..optim import SGD, Adam, CosineLR, Optimizer
+from ..paths import user_path
 from ..tables import print_table
 from ..train import Trainer, predict
-from .common import add_command, environment, print_json, require
+from .common import add_command, environment, print_json, require, tell_missing
 
 RATES = {"sgd": 0.03, "adam": 0.001}
 
@@ -60,8 +64,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    run_dir = Path(args.run_dir or f"runs/{args.model}")
-    metrics = train(args, run_dir)
+    run_dir = user_path(args.run_dir or f"runs/{args.model}")
+    metrics = train(prepare(args, run_dir), args, run_dir)
     if args.json:
         print_json(metrics)
     else:
@@ -69,29 +73,49 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train(args: argparse.Namespace, run_dir: Path) -> dict[str, Any]:
-    """Train as the options say, save everything in run_dir, and return what metrics.json holds."""
+@dataclass(frozen=True)
+class Prepared:
+    """All that the options name, made and checked before any work."""
+
+    trainer: Trainer
+    train: Digits
+    test: Digits
+    epochs: int
+    augment: Augment
+
+
+def prepare(args: argparse.Namespace, run_dir: Path) -> Prepared:
+    """Make what a run needs, and say what is wrong with the options or missing, before any work."""
     require("safetensors", "train")
+    select.load(args.backend or "numpy")  # raises where a backend cannot be had
     epochs = integer("train", "epochs", args.epochs, 1)
+    integer("train", "batch_size", args.batch_size, 1)
+    (x, y), test = data.mnist(args.data) if args.data else data.mnist10k()
+    count = len(x) if args.images is None else integer("train", "images", args.images, 1)
+    own = {name: value for name in ("pool", "dropout") if (value := getattr(args, name)) is not None}
+    net = getattr(models, args.model)(**models.DIGITS[args.model], **own, seed=args.seed)
+    trainer = Trainer(net, optimizer(net, args), CosineLR(epochs), seed=args.seed, run_dir=run_dir, quiet=args.json)
+    tell_missing(args)
+    return Prepared(trainer, (x[:count], y[:count]), test, epochs, data.shift(args.shift))
+
+
+def train(prepared: Prepared, args: argparse.Namespace, run_dir: Path) -> dict[str, Any]:
+    """Train as the options say, save everything in run_dir, and return what metrics.json holds."""
+    trainer, test = prepared.trainer, prepared.test
+    net = trainer.net
     with use_backend(args.backend) if args.backend else contextlib.nullcontext():
-        (x, y), test = data.mnist(args.data) if args.data else data.mnist10k()
-        count = len(x) if args.images is None else integer("train", "images", args.images, 1)
-        train_set = x[:count], y[:count]
-        own = {name: value for name in ("pool", "dropout") if (value := getattr(args, name)) is not None}
-        net = getattr(models, args.model)(**models.DIGITS[args.model], **own, seed=args.seed)
-        trainer = Trainer(net, optimizer(net, args), CosineLR(epochs), seed=args.seed, run_dir=run_dir, quiet=args.json)
         trainer.fit(
-            train_set, test, epochs=epochs, batch_size=args.batch_size, augment=data.shift(args.shift),
+            prepared.train, test, epochs=prepared.epochs, batch_size=args.batch_size, augment=prepared.augment,
             resume=args.resume,
         )  # fmt: skip
         confusion = confusion_table(net, test)
         metrics = {
             "test_accuracy": float(np.trace(confusion) / max(confusion.sum(), 1)),
             "seconds": sum(epoch["seconds"] for epoch in trainer.history),
-            "settings": settings(args, trainer, len(train_set[0])),
+            "settings": settings(args, trainer, len(prepared.train[0])),
             "history": trainer.history,
             "confusion": confusion.tolist(),
-            "pictures": draw(run_dir, net, trainer.history),
+            "pictures": draw(run_dir, net, trainer.history, harder(net, args.shift)),
         }
     write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
@@ -125,12 +149,19 @@ def confusion_table(net: Layer, test: Digits) -> np.ndarray:
     return counts
 
 
-def draw(run_dir: Path, net: Layer, history: list[dict[str, Any]]) -> list[str]:
+def harder(net: Layer, shift: int) -> str:
+    """The name of the training errors: what a training image goes through and a test image does not."""
+    drops = any(isinstance(layer, Dropout) and layer.p > 0 for _, layer in net.walk())
+    with_ = " and ".join(name for name, used in (("shifts", shift > 0), ("dropout", drops)) if used)
+    return f"training, with {with_}" if with_ else "training"
+
+
+def draw(run_dir: Path, net: Layer, history: list[dict[str, Any]], training: str) -> list[str]:
     """Save the pictures of a run and return their names: none where matplotlib is missing."""
     if plots.missing() or not history:
         return []
     errors = [[100 * (1 - epoch[part]) for epoch in history] for part in ("train_accuracy", "test_accuracy")]
-    plots.learning_curve(run_dir / "learning_curve.png", *errors)
+    plots.learning_curve(run_dir / "learning_curve.png", *errors, training=training)
     first = next(p.value for p in net.parameters().values() if p.value.ndim == 4)
     plots.filters(run_dir / "filters.png", to_host(first))
     return ["learning_curve.png", "filters.png"]
@@ -147,6 +178,3 @@ def print_result(metrics: dict[str, Any], run_dir: Path) -> None:
     right, count = int(np.trace(confusion)), int(confusion.sum())
     print(f"test accuracy {metrics['test_accuracy']:.2%} ({right} of {count}), {metrics['seconds']:.1f} s of training")
     print(f"saved in {run_dir}: {', '.join(['checkpoint.safetensors', 'metrics.json', *metrics['pictures']])}")
-    reason = plots.missing()
-    if reason:
-        print(reason)

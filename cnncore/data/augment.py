@@ -13,14 +13,22 @@ from ..ops.geometry import integer
 def shift(k: int) -> Augment:
     """Move every image by up to k pixels along each axis, each of the (2k + 1)^2 moves as likely; zeros move in.
 
-    The function returned takes x (N, C, H, W) and a NumPy Generator, and gives an array of x's shape and dtype; with
-    k = 0 it gives x itself. Raises ShapeError for a negative k or an x of another rank.
+    What is returned takes x (N, C, H, W) and a NumPy Generator, and gives an array of x's shape and dtype; with k = 0
+    it gives x itself. Raises ShapeError for a negative k or an x of another rank.
     """
-    k = integer("shift", "k", k, 0)
+    return Shift(integer("shift", "k", k, 0))
 
-    def augment(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+
+class Shift:
+    """`shift(k)`, as an object that tells its k: a run that is resumed is compared with it."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def __call__(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if x.ndim != 4:
             raise ShapeError(f"shift: x must be (N, C, H, W), got shape {x.shape}")
+        k = self.k
         if k == 0:
             return x
         moved = memory.empty(x.shape, x.dtype)
@@ -30,7 +38,8 @@ def shift(k: int) -> Augment:
             target[:, to_y, to_x] = image[:, from_y, from_x]
         return moved
 
-    return augment
+    def __repr__(self) -> str:
+        return f"shift({self.k})"
 
 
 def _overlap(move: int, size: int) -> tuple[slice, slice]:

@@ -282,5 +282,3 @@ def show(result: dict[str, Any], run_dir: Path) -> None:
         ],
     )
     print("", *result["verdict"], sep="\n")
-    if plots.missing():
-        print(plots.missing())

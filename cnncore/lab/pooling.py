@@ -147,9 +147,6 @@ def show(result: dict[str, Any], run_dir: Path) -> None:
         print_table(f"{table['title']}: {how}", COLUMNS, cells)
         for claim in table["claims"]:
             print(sentence(claim))
-    reason = plots.missing()
-    if reason:
-        print(reason)
 
 
 def network(row: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..ops.scalars import whole
+
 # Student's t: 95 % of the distribution with 1, 2, ... 30 degrees of freedom lie within plus and minus this.
 T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -41,7 +43,7 @@ def estimate(values: np.ndarray) -> Estimate:
     if total == 0:
         return Estimate(mean, 0.0, 0.0)
     freedom = total**2 / sum(v**2 / (len(side) - 1) for v, side in zip(variances, sides, strict=True))
-    return Estimate(mean, math.sqrt(total), T95[min(int(freedom), len(T95)) - 1] * math.sqrt(total))
+    return Estimate(mean, math.sqrt(total), T95[min(whole(freedom), len(T95)) - 1] * math.sqrt(total))
 
 
 def verdict(found: Estimate, expected: str) -> str:

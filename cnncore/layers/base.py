@@ -233,8 +233,10 @@ class Layer:
         return self._switch(training=True, frozen=False)
 
     def eval(self) -> Self:
-        """Evaluation mode: dropout is the identity. Gradients are still there. Returns self."""
-        return self._switch(training=False, frozen=self.frozen)
+        """Evaluation mode: dropout is the identity. Gradients are still there, but for frozen layers'. Returns self."""
+        for _, layer in self.walk():
+            layer.training = False
+        return self
 
     def freeze(self) -> Self:
         """Inference: evaluation mode, and backward computes dx alone, no parameter gradients. Returns self."""

@@ -10,6 +10,7 @@ import numpy as np
 from .. import ops
 from ..errors import ShapeError
 from ..ops import geometry
+from ..ops.scalars import plain
 from .base import Context, Layer, OpContext, Parameter, by_rank, check_rank
 from .init import draw, zeros
 
@@ -35,7 +36,7 @@ class Conv(Layer):
         if c % groups or k % groups:
             raise ShapeError(f"{who}: in_channels ({c}) and out_channels ({k}) must be multiples of groups ({groups})")
         kernel = geometry.per_axis(who, "kernel_size", kernel_size, self.rank, 1)
-        where = {"stride": stride, "padding": padding, "dilation": dilation}
+        where = plain({"stride": stride, "padding": padding, "dilation": dilation})
         self.attrs = {**where, "groups": groups, "algorithm": algorithm}
         self.weight = draw(who, (k, c // groups, *kernel), init, seed, dtype)
         self.bias: Parameter | None = zeros(k, dtype) if bias else None

@@ -12,6 +12,7 @@ import numpy as np
 from ..backends import select
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
+from ..ops.scalars import plain
 from .base import Context, Layer, by_rank
 from .containers import Sequential
 from .conv import Conv, Conv1d, Conv2d, Conv3d
@@ -96,7 +97,7 @@ class FactoredConv2d(Layer):
         attrs, (maps, _, *kernel) = self.depthwise.attrs, self.depthwise.weight.value.shape
         k, c, taps = len(self.across.weight.value), attrs["groups"], math.prod(kernel)
         window = geometry.resolve(
-            "FactoredConv2d", image, tuple(kernel), attrs["stride"], attrs["padding"], attrs["dilation"]
+            "FactoredConv2d", plain(image), tuple(kernel), attrs["stride"], attrs["padding"], attrs["dilation"]
         )
         bias, pixels = 0 if self.across.bias is None else k, math.prod(window.out)
         own, full = maps * (taps + k), k * c * taps
@@ -144,7 +145,8 @@ class MLPConv(Sequential):
         padding: Any = 0, dilation: Any = 1, *, init: str = "he", seed: int | None = None, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
         who, kind = type(self).__name__, {1: Conv1d, 2: Conv2d, 3: Conv3d}[self.rank]
-        if not isinstance(channels, tuple | list) or len(channels) != 3:
+        channels = plain(channels)
+        if not isinstance(channels, tuple) or len(channels) != 3:
             raise ShapeError(f"{who}: channels must be three integers, got {channels!r}")
         first, second, third = channels
         own, same = seeds(seed_or_next(seed)), {"init": init, "dtype": dtype}

@@ -10,6 +10,7 @@ from typing import Any
 from .. import ops
 from ..errors import CnncoreError, ShapeError
 from ..ops import registry
+from ..ops.scalars import plain
 from . import pool as p
 from .base import Context, Layer, by_rank, check_rank
 from .containers import Branches, BranchesContext
@@ -139,7 +140,7 @@ class HeteroPool(Layer):
 
 def _shares(who: str, pools: Mapping[str, float]) -> list[float]:
     """Counts, or fractions whose sum is 1."""
-    shares = list(pools.values())
+    shares = [plain(share) for share in pools.values()]
     kind = type(shares[0])
     if kind not in (int, float) or any(type(share) is not kind or not share > 0 for share in shares):
         raise CnncoreError(f"{who}: shares must be positive, all counts (int) or all fractions (float); got {pools!r}")

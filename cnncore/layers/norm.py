@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from .. import ops
+from ..ops.scalars import plain
 from .base import Context, Layer, OpContext, told
 from .containers import SequentialContext
 
@@ -16,7 +17,7 @@ class Norm(Layer):
     op: ClassVar[Callable[..., Any]]
 
     def __init__(self, **attrs: Any) -> None:
-        self.attrs = attrs
+        self.attrs = plain(attrs)
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         y, call = type(self).op(x, **self.attrs)
@@ -63,7 +64,7 @@ class ContrastNorm(Layer):
     def __init__(
         self, kernel_size: int | Sequence[int] = 9, sigma: float | None = None, *, floor: float = 1e-4
     ) -> None:
-        self.attrs = {"kernel": kernel_size, "sigma": sigma, "floor": floor}
+        self.attrs = plain({"kernel": kernel_size, "sigma": sigma, "floor": floor})
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         window = {"kernel": self.attrs["kernel"], "sigma": self.attrs["sigma"]}

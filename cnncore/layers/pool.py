@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import ops
+from ..ops.scalars import plain
 from .base import Context, Drawing, Layer, OpContext, by_rank, check_rank, told
 from .init import seed_or_next
 
@@ -20,10 +21,10 @@ class Pool(Layer):
         self, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
         dilation: Any = 1, ceil_mode: bool = False, **own: Any,
     ) -> None:  # fmt: skip
-        self.attrs = {
+        self.attrs = plain({
             "kernel": kernel_size, "stride": kernel_size if stride is None else stride, "padding": padding,
             "dilation": dilation, "ceil_mode": ceil_mode, **own,
-        }  # fmt: skip
+        })  # fmt: skip
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         return self.apply_as(type(self).op, x)
@@ -125,7 +126,7 @@ class GlobalPool(Pool):
     """
 
     def __init__(self, **own: Any) -> None:
-        self.attrs = own
+        self.attrs = plain(own)
 
     def describe(self) -> str:
         return told(self.attrs)

@@ -12,6 +12,7 @@ from .. import ops
 from ..backends import native, select
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
+from ..ops.scalars import plain
 from .base import Context, Drawing, Layer, OpContext, Parameter, ViewContext, by_rank, check_rank
 from .init import draw, seed_or_next, zeros
 
@@ -88,6 +89,7 @@ class Dropout(Drawing):
     rank: int | None = None
 
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
+        p = plain(p)
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
             raise CnncoreError(f"{type(self).__name__}: p must be a number with 0 <= p < 1, got {p!r}")
         self.p = float(p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from .. import ops
 from ..backends import select
 from ..errors import CnncoreError
 from ..ops import geometry
+from ..ops.scalars import plain
 from .base import Context, Layer, OpContext, Parameter, by_rank, check_rank
 from .init import zeros
 
@@ -24,7 +26,7 @@ class Maxout(Layer):
     rank: int
 
     def __init__(self, pieces: int, kernel_size: int | Sequence[int] = 1, stride: Any = None, padding: Any = 0) -> None:
-        self.attrs = {"pieces": pieces, "kernel": kernel_size, "stride": stride, "padding": padding}
+        self.attrs = plain({"pieces": pieces, "kernel": kernel_size, "stride": stride, "padding": padding})
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         check_rank(self, self.rank, x)
@@ -53,9 +55,10 @@ class LPUnit(Layer):
     ) -> None:  # fmt: skip
         who = type(self).__name__
         k, j = (geometry.integer(who, *pair, 1) for pair in (("out_channels", out_channels), ("pieces", pieces)))
-        if not p > 1:
+        p = plain(p)
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 1 < p <= sys.float_info.max:
             raise CnncoreError(f"{who}: p must be more than 1, got {p!r}")
-        self.attrs = {"pieces": j, "kernel": kernel_size, "stride": stride, "padding": padding}
+        self.attrs = plain({"pieces": j, "kernel": kernel_size, "stride": stride, "padding": padding})
         self.rho = zeros(k, dtype)
         self.rho.value += p - 1 + np.log(-np.expm1(1 - p))  # softplus backwards
         self.center: Parameter | None = zeros(k * j, dtype) if center else None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Conv2d, Dropout, Flatten, Layer, Linear, Maxout2d, Sequential, seeds
+from ..ops.scalars import plain
 from .pools import Pools, pooling
 
 
@@ -20,6 +21,7 @@ def deep_maxout(
     dropout and one fully connected layer. Raises CnncoreError (an unknown pool, a dropout outside [0, 1)), ShapeError.
     Source: the paper's 4.2: maxout learns with seven layers (Goodfellow et al. 2013).
     """
+    maps, pieces = plain((maps, pieces))
     s, pools = seeds(seed), pooling("deep_maxout", pool, 2, seed)
 
     def units(c: int) -> list[Layer]:

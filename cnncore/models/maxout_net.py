@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Conv2d, Dropout, Flatten, Layer, Linear, Maxout2d, ReLU, Sequential, seeds
+from ..ops.scalars import plain
 from .pools import Pools, pooling
 
 
@@ -29,7 +30,7 @@ def maxout_net(
         return [conv, *units, next(pools)(window, 2, ceil_mode=True)]
 
     return Sequential(
-        Dropout(0.4 * dropout, seed=next(s)),
+        Dropout(0.4 * plain(dropout), seed=next(s)),
         *stage(1, 48, 2, 8, 0, 4),  # 28 to 21 to 10
         Dropout(dropout, seed=next(s)),
         *stage(48, 48, 2, 8, 3, 4),  # 9 to 4

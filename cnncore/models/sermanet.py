@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Branches, ContrastNorm, Conv2d, Dropout, Flatten, Layer, Linear, ReLU, Sequential, seeds
+from ..ops.scalars import plain
 from .pools import Pools, pooling
 
 
@@ -25,7 +26,7 @@ def sermanet(
     Source: Sermanet et al. 2012; the paper's 2.4 and 3.3.
     """
     s, pools = seeds(seed), pooling("sermanet", pool, 3 if multi_stage else 2, seed)
-    (c, height, width), (first, second) = image, maps
+    (c, height, width), (first, second) = plain((image, maps))
 
     def stage(c: int, k: int, kernel: int) -> list[Layer]:
         return [Conv2d(c, k, kernel, seed=next(s), dtype=dtype), ReLU(), next(pools)(3, 2, ceil_mode=True)]

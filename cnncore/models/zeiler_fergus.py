@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Conv2d, Dropout, Flatten, Layer, Linear, LocalResponseNorm, ReLU, Sequential, seeds
+from ..ops.scalars import plain
 from .pools import Pools, pooling
 
 
@@ -22,7 +23,7 @@ def zeiler_fergus(
     Source: Zeiler & Fergus 2013; the paper's 2.5.
     """
     s, pools = seeds(seed), pooling("zeiler_fergus", pool, 3, seed)
-    c, height, width = image
+    c, height, width = plain(image)
 
     def stage(c: int) -> list[Layer]:
         conv = Conv2d(c, 64, 5, padding=2, seed=next(s), dtype=dtype)
