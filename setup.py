@@ -9,10 +9,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "csrc"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
 import kernels_build
 
+HERE = Path(__file__).resolve().parent
 PREFIX = "cnncore._native_"
 
 

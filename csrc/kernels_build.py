@@ -1,4 +1,4 @@
-"""Compiles csrc/ into one cffi module per instruction set; setup.py calls `build`. docs/building.md: what builders may set.
+"""Compiles csrc/ into one cffi module per instruction set; setup.py calls `build`. docs/building.md: what one may set.
 
 kernels.h is the one place where C prototypes stand: the compiler includes it, and cffi's cdef gets the same file, run
 through the preprocessor.

@@ -126,8 +126,8 @@ def test_an_object_that_was_left_half_written_is_not_used(builder: Builder) -> N
     """A compiler that is killed leaves its output under another name."""
     failing = builder.tree / "cc-stand-in"
     text = failing.read_text()
-    failing.write_text(text.replace("shift\n", "shift; done; case $LINE in *dense.c*) exit 1 ;; esac; while false; do :\n")
-                       .replace("case", 'LINE="$*"\ncase', 1))  # fmt: skip
+    half = '*"/dense.c -o"*) while [ "$1" != -o ]; do shift; done; echo half > "$2"; exit 1 ;;'
+    failing.write_text(text.replace('*"-c "*)', f'{half}\n    *"-c "*)'))
     with pytest.raises(builder.module.BuildError, match=r"dense\.c"):
         builder.compiled()
     assert not list((builder.tree / "objects").glob("*-dense-*.o"))
@@ -221,15 +221,15 @@ def test_the_source_distribution_holds_what_the_repository_holds(tmp_path: Path)
     done = setup(tmp_path / "tree", "sdist")
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / "tree" / "dist").glob("*.tar.gz")
-    members = tarfile.open(archive).getmembers()
-    found = {m.name.partition("/")[2] for m in members if m.isfile()}
+    with tarfile.open(archive) as opened:
+        found = {m.name.partition("/")[2] for m in opened.getmembers() if m.isfile()}
     made = {name for name in found if name in ("PKG-INFO", "setup.cfg") or name.startswith("cnncore.egg-info/")}
     assert found - made == set(files)
 
 
 @needs_setuptools
 def test_a_script_beside_the_clone_imports_the_package(tree: Path, tmp_path: Path) -> None:
-    """The clone's folder is called cnncore: Python would take it for a namespace if the package came behind sys.path."""
+    """The clone's folder is called cnncore: Python takes it for a namespace where the package comes behind sys.path."""
     done = setup(tree, "editable_wheel", "--dist-dir", str(tmp_path / "wheel"), CNNCORE_SETS="none")
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "wheel").glob("*.whl")

@@ -1,4 +1,4 @@
-"""Loading the compiled kernels: what is stale or foreign is refused with the reason, and NumPy never steps in unsaid."""
+"""Loading the compiled kernels: what is stale or foreign is refused with the reason, and NumPy steps in audibly."""
 
 from __future__ import annotations
 
