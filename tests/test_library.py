@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import cnncore as cc
+from cnncore import errors
 from cnncore.backends import foreign, library, native, select
 from cnncore.errors import BackendError
 
@@ -123,3 +124,14 @@ def test_a_changed_c_file_shows_at_once_in_a_fresh_process(tmp_path):
     command = [sys.executable, "-m", "cnncore", "info"]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "csrc/ has changed since the kernels were compiled" in shown
+
+
+def test_the_hint_for_a_missing_extra_works_in_a_clone_and_in_an_installation(monkeypatch, tmp_path):
+    """cnncore is on no index: a clone is installed by its path, an installed package knows its extras itself."""
+    package = tmp_path / "a clone" / "cnncore"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(errors, "__file__", str(package / "errors.py"))
+    assert errors.install_hint("train") == "pip install 'cnncore[train]'"
+    (package.parent / "pyproject.toml").touch()
+    (package.parent / "csrc").mkdir()
+    assert errors.install_hint("train") == f"pip install -e '{package.parent}[train]'"
