@@ -192,6 +192,7 @@ def test_demo(capsys, tmp_path: Path, monkeypatch) -> None:
     text = capsys.readouterr().out
     assert all(name in text for name in registry)
     assert "test accuracy" in text and "GFLOP/s" in text
+    assert f"checks of {len(registry)} ops on numpy" in text
     metrics = json.loads((tmp_path / "runs" / "demo" / "metrics.json").read_text())
     assert 0 <= metrics["test_accuracy"] <= 1
 
