@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cffi import FFI
+from cffi import FFI, recompiler
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("cc", "gcc", "clang")
@@ -270,10 +270,8 @@ def _module_source(isa: str, declarations: str, folder: Path) -> Path:
     """The C file of cffi's module."""
     ffi = FFI()
     ffi.cdef(declarations)
-    ffi.set_source(f"cnncore._native_{isa}", '#include "kernels.h"')
     path = folder / f"_native_{isa}.c"
-    with open(path, "w", encoding="utf-8") as file:
-        ffi.emit_c_code(file)
+    recompiler.make_c_source(ffi, f"cnncore._native_{isa}", '#include "kernels.h"', str(path))
     return path
 
 
