@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CnncoreError, FormatError
+from .errors import CnncoreError, FormatError, install_hint
 from .paths import user_path
 
 VERSION = 1
@@ -150,5 +150,5 @@ def library() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
-        raise CnncoreError("checkpoints need safetensors: pip install 'cnncore[train]'") from None
+        raise CnncoreError(f"checkpoints need safetensors: {install_hint('train')}") from None
     return safetensors.numpy

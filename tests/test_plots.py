@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import cnncore as cc
 from cnncore import plots
+from cnncore.errors import install_hint
 
 needs_matplotlib = pytest.mark.skipif(plots.missing() is not None, reason="matplotlib is not installed")
 
@@ -151,5 +153,5 @@ def test_filters_refuse_other_shapes(tmp_path: Path, shape) -> None:
 
 def test_missing_matplotlib_is_said(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(cc.CnncoreError, match=r"pip install 'cnncore\[plot\]'"):
+    with pytest.raises(cc.CnncoreError, match=re.escape(install_hint("plot"))):
         plots.filters(tmp_path / "f.png", np.zeros((4, 1, 5, 5)))

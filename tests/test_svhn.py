@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import zlib
@@ -14,6 +15,7 @@ import scipy.io
 
 import cnncore as cc
 from cnncore.data import read_svhn, svhn
+from cnncore.errors import install_hint
 
 
 def fault(path: Path, read=read_svhn) -> str:
@@ -141,7 +143,7 @@ def test_every_truncation_of_svhn(tmp_path: Path) -> None:
 
 def test_without_scipy(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(cc.CnncoreError, match=r"reading SVHN needs scipy: pip install 'cnncore\[data\]'"):
+    with pytest.raises(cc.CnncoreError, match=re.escape(f"reading SVHN needs scipy: {install_hint('data')}")):
         read_svhn(tmp_path / "a.mat")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CnncoreError, FormatError
+from ..errors import CnncoreError, FormatError, install_hint
 from ..paths import user_path
 
 Path_ = str | os.PathLike[str]
@@ -48,4 +48,4 @@ def need(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = {"PIL": "pillow"}.get(module.split(".")[0], module.split(".")[0])
-        raise CnncoreError(f"{purpose} needs {package}: pip install 'cnncore[data]'") from None
+        raise CnncoreError(f"{purpose} needs {package}: {install_hint('data')}") from None
