@@ -114,8 +114,9 @@ def _cell(group: list[Report]) -> str:
     if not group:
         return "no kernel"
     note = "" if group[0].forward_error is None else " (no gradient: forward)"
-    bad = sum(not report.ok for report in group)
-    return f"WRONG in {bad}" if bad else f"{max(report.max_error for report in group):.0e}{note}"
+    bad = [report.verdict.upper() for report in group if not report.ok]
+    worst = max(bad, default="")  # WRONG before CANNOT TELL
+    return f"{worst} in {len(bad)}" if bad else f"{max(report.max_error for report in group):.0e}{note}"
 
 
 def label(backend: str) -> str:
