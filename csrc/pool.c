@@ -28,16 +28,14 @@ VARIANT(reduce_relu_max)
 VARIANT(spread_winner)
 
 ONE(reduce_avg) {
-    vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i);
-    EACH_VECTOR PUT(0, sum[u] * l->share[0]);
+    SUM_LIST(1, EACH_VECTOR sum[0][u] += ELEMENT(0, i);)
+    EACH_VECTOR PUT(0, sum[0][u] * l->share[0]);
 }
 VARIANT(reduce_avg)
 
 ONE(spread_avg) {
-    vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i) * l->share[i];
-    EACH_VECTOR PUT(0, sum[u]);
+    SUM_LIST(1, EACH_VECTOR sum[0][u] += ELEMENT(0, i) * l->share[i];)
+    EACH_VECTOR PUT(0, sum[0][u]);
 }
 VARIANT(spread_avg)
 

@@ -123,16 +123,16 @@ INLINE window_unit FN(unit)(vec best) {
 
 /* n vectors at x, whatever their size */
 INLINE void FN(scaled_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
-    vec best[WIDE] = {{0}}, sum[WIDE] = {{0}};
+    vec best[WIDE] = {{0}};
     window_unit unit[WIDE];
     for (int64_t i = 0; i < l->count; i++)
         EACH_VECTOR best[u] = FN(higher)(best[u], FN(magnitude)(FN(load_n)(x + l->at[i] + u * V, lanes)));
     EACH_VECTOR unit[u] = FN(unit)(best[u]);
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    SUM_LIST(1, EACH_VECTOR {
         const vec r = FN(magnitude)(FN(load_n)(x + l->at[i] + u * V, lanes)) * unit[u].step * unit[u].inverse;
-        sum[u] += l->share[i] * FN(power)(r, e, halves);
-    }
-    EACH_VECTOR y[u] = FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[u], e, halves), best[u]);
+        sum[0][u] += l->share[i] * FN(power)(r, e, halves);
+    })
+    EACH_VECTOR y[u] = FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[0][u], e, halves), best[u]);
 }
 
 static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes, double e, int halves) {
@@ -143,17 +143,16 @@ static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes
 
 /* As they stand where the root is a square root or none: any other magnifies its exponent's rounding by log sum. */
 INLINE void FN(plain_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
-    vec sum[WIDE] = {{0}};
     ivec seen[WIDE] = {{0}}, odd[WIDE], any = {0};
-    for (int64_t i = 0; i < l->count; i++) {
+    SUM_LIST(1, {
         FN(fetch_ahead)(l, x, i, n);
         EACH_VECTOR {
             const vec v = FN(load_n)(x + l->at[i] + u * V, lanes);
             seen[u] |= (ivec)v;
-            sum[u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
+            sum[0][u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
         }
-    }
-    EACH_VECTOR odd[u] = FN(odd_sum)(sum[u], seen[u]), y[u] = FN(root)(sum[u], e, halves);
+    })
+    EACH_VECTOR odd[u] = FN(odd_sum)(sum[0][u], seen[u]), y[u] = FN(root)(sum[0][u], e, halves);
     EACH_VECTOR any |= odd[u];
     if (FN(any)(any))
         for (int u = 0; u < n; u++)
@@ -173,13 +172,13 @@ POWER_VARIANT(reduce_lp, WIDE)
 ONE(spread_lp, int halves) {
     const double e = ((const power *)p)->e;
     const int odd = halves == 2 || halves == 6;
-    vec x[VECTORS], sum[VECTORS] = {{0}};
+    vec x[VECTORS];
     EACH_VECTOR x[u] = HERE;
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    SUM_LIST(1, EACH_VECTOR {
         const vec y = ELEMENT(1, i), r = FN(quotient)(odd ? x[u] : FN(magnitude)(x[u]), y);
-        sum[u] += l->share[i] * ELEMENT(0, i) * FN(power)(FN(select)(y == 0, (vec){0}, r), e, halves);
-    }
-    EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
+        sum[0][u] += l->share[i] * ELEMENT(0, i) * FN(power)(FN(select)(y == 0, (vec){0}, r), e, halves);
+    })
+    EACH_VECTOR PUT(0, odd ? sum[0][u] : FN(sign)(x[u]) * sum[0][u]);
 }
 POWER_VARIANT(spread_lp, VECTORS)
 
@@ -195,9 +194,8 @@ VARIANT(reduce_peak)
 
 /* in: dy; chosen: winner; here: x. */
 ONE(spread_peak) {
-    vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
-    EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
+    SUM_LIST(1, EACH_VECTOR sum[0][u] += (vec)((ivec)ELEMENT(0, i) & WON(i));)
+    EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[0][u]);
 }
 VARIANT(spread_peak)
 
@@ -206,22 +204,22 @@ VARIANT(spread_peak)
 /* n vectors at x, whatever their size */
 INLINE void FN(scaled_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
                                    vec *y, vec *total) {
-    vec best[WIDE] = {{0}}, sum[WIDE] = {{0}};
+    vec best[WIDE] = {{0}};
     window_unit unit[WIDE];
     for (int64_t i = 0; i < l->count; i++)
         EACH_VECTOR best[u] = FN(higher)(best[u], FN(positive)(FN(load_n)(x + l->at[i] + u * V, lanes)));
-    EACH_VECTOR unit[u] = FN(unit)(best[u]), total[u] = (vec){0};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    EACH_VECTOR unit[u] = FN(unit)(best[u]);
+    SUM_LIST(2, EACH_VECTOR {
         const vec r = FN(positive)(FN(load_n)(x + l->at[i] + u * V, lanes)) * unit[u].step * unit[u].inverse;
         const vec w = FN(power)(r, e, halves);
-        total[u] += w;
-        sum[u] += w * r;
-    }
+        sum[0][u] += w;
+        sum[1][u] += w * r;
+    })
     EACH_VECTOR {
         const ivec number = FN(is_number)(best[u]);
-        const vec share = FN(quotient)(sum[u], total[u]), most = FN(splat)((REAL)INFINITY);
+        const vec share = FN(quotient)(sum[1][u], sum[0][u]), most = FN(splat)((REAL)INFINITY);
         y[u] = FN(select)(number, best[u] * share, best[u]);
-        total[u] = FN(select)(number, FN(quotient)(total[u], FN(power)(share, e, halves)), most);
+        total[u] = FN(select)(number, FN(quotient)(sum[0][u], FN(power)(share, e, halves)), most);
     }
 }
 
@@ -234,25 +232,23 @@ static vec FN(scaled_expectation_vector)(const pool_list *l, const REAL *x, int6
 
 INLINE void FN(plain_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
                                   vec *y, vec *total) {
-    vec sum[WIDE] = {{0}};
     ivec seen[WIDE] = {{0}}, odd[WIDE], any = {0};
-    EACH_VECTOR total[u] = (vec){0};
-    for (int64_t i = 0; i < l->count; i++) {
+    SUM_LIST(2, {
         FN(fetch_ahead)(l, x, i, n);
         EACH_VECTOR {
             const vec a = FN(rectify)(FN(load_n)(x + l->at[i] + u * V, lanes)), w = FN(power)(a, e, halves);
             if (halves != 2) seen[u] |= (ivec)a;
-            total[u] += w;
-            sum[u] += w * a;
+            sum[0][u] += w;
+            sum[1][u] += w * a;
         }
-    }
-    EACH_VECTOR { /* where the sum is in range, so is the total: a^e is more than a^(e + 1), or both are 1 and more */
-        if (halves == 2) seen[u] = (ivec)total[u];
-        odd[u] = FN(odd_sum)(sum[u], seen[u]);
+    })
+    EACH_VECTOR { /* where sum[1] is in range, so is sum[0]: a^e is more than a^(e + 1), or both are 1 and more */
+        if (halves == 2) seen[u] = (ivec)sum[0][u];
+        odd[u] = FN(odd_sum)(sum[1][u], seen[u]);
         any |= odd[u];
-        y[u] = FN(select)(total[u] == 0, (vec){0}, FN(quotient)(sum[u], total[u]));
-        const vec rest = FN(quotient)(total[u], FN(power)(y[u], e, halves));
-        total[u] = FN(select)(total[u] == 0, FN(splat)((REAL)INFINITY), rest);
+        y[u] = FN(select)(sum[0][u] == 0, (vec){0}, FN(quotient)(sum[1][u], sum[0][u]));
+        const vec rest = FN(quotient)(sum[0][u], FN(power)(y[u], e, halves));
+        total[u] = FN(select)(sum[0][u] == 0, FN(splat)((REAL)INFINITY), rest);
     }
     if (FN(any)(any))
         for (int u = 0; u < n; u++) {
@@ -277,14 +273,14 @@ POWER_VARIANT(reduce_expectation, WIDE)
 /* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `e` is power - 1. */
 ONE(spread_expectation, int halves) {
     const double e = ((const power *)p)->e;
-    vec a[VECTORS], sum[VECTORS] = {{0}};
+    vec a[VECTORS];
     EACH_VECTOR a[u] = FN(rectify)(HERE);
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    SUM_LIST(1, EACH_VECTOR {
         const vec y = ELEMENT(1, i), r = FN(quotient)(a[u], y), share = FN(quotient)(ELEMENT(0, i), ELEMENT(2, i));
         const vec slope = FN(power)(r, e, halves) * ((REAL)(e + 2) * r - (REAL)(e + 1));
-        sum[u] += FN(select)(y == 0, (vec){0}, slope * share);
-    }
-    EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
+        sum[0][u] += FN(select)(y == 0, (vec){0}, slope * share);
+    })
+    EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[0][u]));
 }
 POWER_VARIANT(spread_expectation, VECTORS)
 
@@ -292,13 +288,12 @@ POWER_VARIANT(spread_expectation, VECTORS)
 
 /* One vector, whatever its size: y, and ratio; its winner. */
 static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c, int64_t lanes, vec to[2]) {
-    enum { n = 1 };
+    enum { n = 1, u = 0 };
     PEAK(FN(positive))
     const window_unit unit = FN(unit)(best[0]);
     const ivec number = FN(is_number)(best[0]);
-    vec mean = {0};
-    for (int64_t i = 0; i < l->count; i++)
-        mean += l->share[i] * (FN(positive)(FN(load_n)(m->in[0] + l->at[i] + c, lanes)) * unit.step * unit.inverse);
+    SUM_LIST(1, sum[0][0] += l->share[i] * (FN(positive)(ELEMENT(0, i)) * unit.step * unit.inverse);)
+    const vec mean = sum[0][0];
     to[0] = FN(select)(number, best[0] * (1 / mean), best[0]);
     to[1] = FN(select)(number, 1 / mean, (vec){0});
     return won[0] | (best[0] == 0); /* -1 where no element is positive */
@@ -306,22 +301,22 @@ static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c
 
 /* Of numbers, the positive ones are in the order of their bits as integers, and all others are less than 0's. */
 ONE(reduce_entropy) {
-    vec sum[WIDE] = {{0}}, y[WIDE], ratio[WIDE];
+    vec y[WIDE], ratio[WIDE];
     ivec best[WIDE] = {{0}}, won[WIDE], odd[WIDE], any = {0};
     EACH_VECTOR won[u] = (ivec){0} - 1;
-    for (int64_t i = 0; i < l->count; i++) {
+    SUM_LIST(1, {
         FN(fetch_ahead)(l, m->in[0] + c, i, n);
         EACH_VECTOR {
             const vec v = ELEMENT(0, i);
             const ivec better = (ivec)v > best[u];
-            sum[u] += FN(rectify)(v);
+            sum[0][u] += FN(rectify)(v);
             won[u] = FN(iselect)(better, TAP(i), won[u]);
             best[u] = (ivec)FN(higher)((vec)best[u], v);
         }
-    }
+    })
     EACH_VECTOR {
-        odd[u] = FN(odd_sum)(sum[u], (ivec)sum[u]);
-        ratio[u] = FN(select)(sum[u] == 0, (vec){0}, FN(quotient)((vec)best[u], sum[u] * l->share[0]));
+        odd[u] = FN(odd_sum)(sum[0][u], (ivec)sum[0][u]);
+        ratio[u] = FN(select)(sum[0][u] == 0, (vec){0}, FN(quotient)((vec)best[u], sum[0][u] * l->share[0]));
         y[u] = (vec)best[u] * ratio[u];
         any |= odd[u];
     }
@@ -343,12 +338,11 @@ VARIANT(reduce_entropy)
 
 /* in: dy, ratio; chosen: winner; here: x. */
 ONE(spread_entropy) {
-    vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    SUM_LIST(1, EACH_VECTOR {
         const vec dy = ELEMENT(0, i), ratio = ELEMENT(1, i);
-        sum[u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
-    }
-    EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[u]));
+        sum[0][u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
+    })
+    EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[0][u]));
 }
 VARIANT(spread_entropy)
 

@@ -12,6 +12,7 @@ from ..errors import CnncoreError, DTypeError, ShapeError
 from . import domain, geometry
 from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
 from .pointwise import relu_backward, relu_forward
+from .sums import total
 
 ALGORITHMS = ("auto", "direct", "winograd")  # numbered as in csrc/conv_winograd.h
 
@@ -114,22 +115,27 @@ def _flat(a: np.ndarray) -> np.ndarray:
     return a.reshape(*a.shape[:3], math.prod(a.shape[3:]))
 
 
+def _wide(a: np.ndarray) -> np.ndarray:
+    """In float64, so that sums keep their digits; their results are rounded to the dtype once."""
+    return a.astype(np.float64, copy=False)
+
+
 def conv_forward(p: Any, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> Arrays:
-    padded = _grouped(p.window.pad(x), p.groups, 1)
-    filters = _grouped(w, p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
-    y = np.zeros((x.shape[0], *filters.shape[:2], *p.window.out), x.dtype)
+    padded = _grouped(p.window.pad(_wide(x)), p.groups, 1)
+    filters = _grouped(_wide(w), p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
+    y = np.zeros((x.shape[0], *filters.shape[:2], *p.window.out))
     for t, at in p.window.offsets():
         y += np.einsum("ngc...,gkc->ngk...", padded[(..., *at)], filters[..., t])
     y = y.reshape(x.shape[0], w.shape[0], *p.window.out)
     if b is not None:
         y += b.reshape(-1, *(1,) * len(p.window.out))
-    return (y,)
+    return (y.astype(x.dtype, copy=False),)
 
 
 def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, w: np.ndarray) -> Arrays:
-    padded = _grouped(p.window.pad(x), p.groups, 1)
-    filters = _grouped(w, p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
-    above = _grouped(dy, p.groups, 1)
+    padded = _grouped(p.window.pad(_wide(x)), p.groups, 1)
+    filters = _grouped(_wide(w), p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
+    above = _grouped(_wide(dy), p.groups, 1)
     dpadded, dfilters = np.zeros_like(padded), np.zeros_like(filters)
     for t, at in p.window.offsets():
         if needs[0]:
@@ -138,9 +144,9 @@ def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray
             patch = padded[(..., *at)]
             dfilters[..., t] = np.einsum("ngko,ngco->gkc", _flat(above), _flat(patch))
     return (
-        dpadded.reshape(*x.shape[:2], *p.window.padded)[p.window.inside] if needs[0] else None,
-        dfilters.reshape(w.shape) if needs[1] else None,
-        dy.sum(axis=(0, *range(2, dy.ndim))) if needs[2] else None,
+        dpadded.reshape(*x.shape[:2], *p.window.padded)[p.window.inside].astype(x.dtype) if needs[0] else None,
+        dfilters.reshape(w.shape).astype(w.dtype, copy=False) if needs[1] else None,
+        total(dy, (0, *range(2, dy.ndim))) if needs[2] else None,
     )
 
 
