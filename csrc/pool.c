@@ -25,7 +25,7 @@ ONE(reduce_relu_max) {
     }
 }
 VARIANT(reduce_relu_max)
-VARIANT(spread_winner)
+SPREAD(spread_winner)
 
 ONE(reduce_avg) {
     SUM_LIST(1, EACH_VECTOR sum[0][u] += ELEMENT(0, i);)
@@ -34,10 +34,11 @@ ONE(reduce_avg) {
 VARIANT(reduce_avg)
 
 ONE(spread_avg) {
-    SUM_LIST(1, EACH_VECTOR sum[0][u] += ELEMENT(0, i) * l->share[i];)
-    EACH_VECTOR PUT(0, sum[0][u]);
+    vec sum[WIDE] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i) * l->share[i];
+    EACH_VECTOR PUT(0, sum[u]);
 }
-VARIANT(spread_avg)
+SPREAD(spread_avg)
 
 int64_t FN(max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool *p, void *scratch) {
     POOL(AS(.in = {x}, .out = {y}, .choice = winner), AS(0), FN(reduce_max), NULL)

@@ -282,6 +282,42 @@ INLINE void FN(fetch_share)(const pool_row *row, int64_t x) {
                    GROUPS(name, VECTORS) GROUPS(name, FEW) GROUPS(name, 1) REST(name))                              \
     }
 
+/* VARIANT of one that adds up what the list's entries give to out[0]. Of more than SUM_RUN entries, it does so with pieces
+ * of the list, whose sums are added up in double. */
+#define SPREAD(name)                                                                                                \
+    SPREAD_PIECES(name)                                                                                             \
+    static void FN(name)(const pool_row *row, const void *p) {                                                      \
+        EACH_PIXEL(PIECES(name) if (WIDE > VECTORS && l->count > LONG) GROUPS(name, WIDE)                           \
+                   GROUPS(name, VECTORS) GROUPS(name, FEW) GROUPS(name, 1) REST(name))                              \
+    }
+#define PIECES(name)                                                                                                \
+    if (l->count > SUM_RUN) {                                                                                       \
+        FN(name##_pieces)(l, m, channels, p);                                                                       \
+        c = channels;                                                                                               \
+    }
+#define SPREAD_PIECES(name, ...)                                                                                    \
+    OUT_OF_LINE void FN(name##_pieces)(const pool_list *l, const pool_maps *m, int64_t channels, const void *p) {   \
+        for (int64_t c = 0; c < channels; c += V) {                                                                 \
+            const int64_t lanes = MIN(V, channels - c);                                                             \
+            double whole[V] = {0};                                                                                  \
+            REAL part[V];                                                                                           \
+            pool_maps to = FN(move_maps)(m, c, c);                                                                  \
+            to.out[0] = part, to.past = 0;                                                                          \
+            for (int64_t i = 0; i < l->count; i += SUM_RUN) {                                                       \
+                const pool_list some = FN(list_piece)(l, i);                                                        \
+                FN(name##_one)(&some, &to, 0, p, 1, lanes, ##__VA_ARGS__);                                          \
+                FN(add_run)(whole, part, lanes);                                                                    \
+            }                                                                                                       \
+            FN(round_runs)(m->out[0] + c, whole, lanes);                                                            \
+        }                                                                                                           \
+    }
+static pool_list FN(list_piece)(const pool_list *l, int64_t first) {
+    pool_list some = *l;
+    some.count = MIN(SUM_RUN, l->count - first);
+    some.at += first, some.tap += first, some.share += first;
+    return some;
+}
+
 /* Of a long list the elements some entries behind i: a loop of more than a few instructions per load sees too few loads
  * ahead of itself to cross from page to page without waiting. */
 INLINE void FN(fetch_ahead)(const pool_list *l, const REAL *x, int64_t i, const int n) {
@@ -310,8 +346,9 @@ INLINE void FN(fetch_ahead)(const pool_list *l, const REAL *x, int64_t i, const 
 
 /* dy to the element that won. in: dy; chosen: winner. */
 ONE(spread_winner) {
-    SUM_LIST(1, EACH_VECTOR sum[0][u] += (vec)((ivec)ELEMENT(0, i) & WON(i));)
-    EACH_VECTOR PUT(0, sum[0][u]);
+    vec sum[WIDE] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    EACH_VECTOR PUT(0, sum[u]);
 }
 
 /* --- layouts and tasks ------------------------------------------------------------------------------------------ */

@@ -170,7 +170,7 @@ static void FN(reduce_stochastic)(const pool_row *row, const void *p) {
 #endif
 }
 
-VARIANT(spread_winner)
+SPREAD(spread_winner)
 
 int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, const cc_stochastic_pool *p,
                                     void *scratch) {

@@ -52,21 +52,28 @@ INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
 
 /* VARIANT of a ONE(..., int halves): halves is a constant where that is often asked for. `most` vectors at a time of LONG
  * lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than VECTORS. */
-#define POWER_VARIANT(name, most)                                                                                   \
+#define POWER_VARIANT(name, most) POWER_ROWS(name, if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves))
+#define POWER_SPREAD(name)                                                                                          \
+    SPREAD_PIECES(name, ((const power *)p)->halves)                                                                 \
+    POWER_ROWS(name, PIECES(name))
+#define POWER_ROWS(name, first)                                                                                     \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
-        const int halves = ((const power *)p)->halves;                                                              \
-        switch (halves) {                                                                                           \
-        case 0: POWER_PIXELS(name, most, 0) break;                                                                  \
-        case 2: POWER_PIXELS(name, most, 2) break;                                                                  \
-        case 4: POWER_PIXELS(name, most, 4) break;                                                                  \
-        case 6: POWER_PIXELS(name, most, 6) break;                                                                  \
-        case 8: POWER_PIXELS(name, most, 8) break;                                                                  \
-        default: POWER_PIXELS(name, most, halves)                                                                   \
+        switch (((const power *)p)->halves) {                                                                       \
+        case 0: POWER_PIXELS(name, first, 0)                                                                        \
+        case 2: POWER_PIXELS(name, first, 2)                                                                        \
+        case 4: POWER_PIXELS(name, first, 4)                                                                        \
+        case 6: POWER_PIXELS(name, first, 6)                                                                        \
+        case 8: POWER_PIXELS(name, first, 8)                                                                        \
+        default: POWER_PIXELS(name, first, ((const power *)p)->halves)                                              \
         }                                                                                                           \
     }
-#define POWER_PIXELS(name, most, halves)                                                                            \
-    { EACH_PIXEL(if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves) GROUPS(name, VECTORS, halves)    \
-                 GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves)) }
+#define POWER_PIXELS(name, first, number)                                                                           \
+    {                                                                                                               \
+        const int halves = number;                                                                                  \
+        EACH_PIXEL(first GROUPS(name, VECTORS, halves) GROUPS(name, FEW, halves) GROUPS(name, 1, halves)            \
+                   REST(name, halves))                                                                              \
+        break;                                                                                                      \
+    }
 #endif
 
 /* v^e for v >= 0 */
@@ -172,15 +179,15 @@ POWER_VARIANT(reduce_lp, WIDE)
 ONE(spread_lp, int halves) {
     const double e = ((const power *)p)->e;
     const int odd = halves == 2 || halves == 6;
-    vec x[VECTORS];
+    vec x[VECTORS], sum[VECTORS] = {{0}};
     EACH_VECTOR x[u] = HERE;
-    SUM_LIST(1, EACH_VECTOR {
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec y = ELEMENT(1, i), r = FN(quotient)(odd ? x[u] : FN(magnitude)(x[u]), y);
-        sum[0][u] += l->share[i] * ELEMENT(0, i) * FN(power)(FN(select)(y == 0, (vec){0}, r), e, halves);
-    })
-    EACH_VECTOR PUT(0, odd ? sum[0][u] : FN(sign)(x[u]) * sum[0][u]);
+        sum[u] += l->share[i] * ELEMENT(0, i) * FN(power)(FN(select)(y == 0, (vec){0}, r), e, halves);
+    }
+    EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
 }
-POWER_VARIANT(spread_lp, VECTORS)
+POWER_SPREAD(spread_lp)
 
 /* p = inf */
 ONE(reduce_peak) {
@@ -194,10 +201,11 @@ VARIANT(reduce_peak)
 
 /* in: dy; chosen: winner; here: x. */
 ONE(spread_peak) {
-    SUM_LIST(1, EACH_VECTOR sum[0][u] += (vec)((ivec)ELEMENT(0, i) & WON(i));)
-    EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[0][u]);
+    vec sum[WIDE] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
 }
-VARIANT(spread_peak)
+SPREAD(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
@@ -273,16 +281,16 @@ POWER_VARIANT(reduce_expectation, WIDE)
 /* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `e` is power - 1. */
 ONE(spread_expectation, int halves) {
     const double e = ((const power *)p)->e;
-    vec a[VECTORS];
+    vec a[VECTORS], sum[VECTORS] = {{0}};
     EACH_VECTOR a[u] = FN(rectify)(HERE);
-    SUM_LIST(1, EACH_VECTOR {
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec y = ELEMENT(1, i), r = FN(quotient)(a[u], y), share = FN(quotient)(ELEMENT(0, i), ELEMENT(2, i));
         const vec slope = FN(power)(r, e, halves) * ((REAL)(e + 2) * r - (REAL)(e + 1));
-        sum[0][u] += FN(select)(y == 0, (vec){0}, slope * share);
-    })
-    EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[0][u]));
+        sum[u] += FN(select)(y == 0, (vec){0}, slope * share);
+    }
+    EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
 }
-POWER_VARIANT(spread_expectation, VECTORS)
+POWER_SPREAD(spread_expectation)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
 
@@ -338,13 +346,14 @@ VARIANT(reduce_entropy)
 
 /* in: dy, ratio; chosen: winner; here: x. */
 ONE(spread_entropy) {
-    SUM_LIST(1, EACH_VECTOR {
+    vec sum[WIDE] = {{0}};
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec dy = ELEMENT(0, i), ratio = ELEMENT(1, i);
-        sum[0][u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
-    })
-    EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[0][u]));
+        sum[u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
+    }
+    EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[u]));
 }
-VARIANT(spread_entropy)
+SPREAD(spread_entropy)
 
 /* --- the kernels -------------------------------------------------------------------------------------------------- */
 

@@ -47,7 +47,7 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-#define SUM_RUN 32 /* terms */
+#define SUM_RUN 64 /* terms */
 
 extern int cc_threads; /* runtime.c */
 /* PARALLEL_TASKS(task, count) { ... } does its body for every task below count, on all threads. Tasks are cut by shape,

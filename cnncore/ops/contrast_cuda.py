@@ -35,7 +35,7 @@ def sum_over_maps(plane: Float2, a: Float3, b: Float3, squared: Int, centred: In
             total = np.float64(0)
             for c in range(a.shape[1]):
                 total += a[n, c, s] * b[n, c, s] if squared else a[n, c, s] - less
-            plane[n, s] = total * scale
+            plane[n, s] = a.dtype.type(total) * scale
 
 
 @kernel
@@ -53,7 +53,8 @@ def blur_axis(y: Float3, a: Float3, weights: Float1, whole: Float1, before: Int,
                     total += weights[s - t + before] * a[o, t, i] / whole[t]
                 else:
                     total += weights[t - s + before] * a[o, t, i]
-            y[o, s, i] = total if turned else total / whole[s]
+            sum_ = a.dtype.type(total)
+            y[o, s, i] = sum_ if turned else sum_ / whole[s]
 
 
 @kernel

@@ -169,11 +169,11 @@ def _product(reading: int) -> Callable[..., None]:
             for j in range(EACH_COLUMN):
                 column = column0 + tx + COLUMN_THREADS * j
                 if row < rows and column < columns:
-                    value = whole[i, j] + sums[i, j]
+                    value = out.dtype.type(whole[i, j] + sums[i, j])
                     if bias.shape[0] > 0:
                         value += bias[group * rows + row]
                     if relu == 1 and value <= 0:  # so that NaN stays
-                        value = np.float64(0)
+                        value = out.dtype.type(0)
                     out[part + column // out.shape[2], group * rows + row, column % out.shape[2]] = value
 
     return product
@@ -210,7 +210,7 @@ def sum_maps(total: Float1, a: Float3, scale: Real) -> None:
             cuda.syncthreads()
             half //= 2
         if me == 0:
-            total[channel] = partial[0] * scale
+            total[channel] = total.dtype.type(partial[0]) * scale
         cuda.syncthreads()  # before the next map overwrites partial[0]
 
 

@@ -44,7 +44,7 @@ def sum_of(total: Any, v: Any, tap: Any, w: Window, c: Any) -> Any:
 @device
 def avg_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     real = m.x.dtype.type
-    mean = real(sum_of(np.float64(0), m, w, 0) / count(w.o, w.g, flag))
+    mean = real(sum_of(np.float64(0), m, w, 0)) / real(count(w.o, w.g, flag))
     return mean, mean, -1
 
 

@@ -169,7 +169,7 @@ def expectation_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     best, won = largest((real(0), -1), m, w, 0)
     if is_number(best):
         total, above = expected((np.float64(0), np.float64(0)), m, w, (best, p))
-        share = real(above / total)
+        share = real(above) / real(total)
         return best * share, real(total) / power(share, p), won
     return best, real(math.inf), won
 
@@ -196,7 +196,7 @@ def entropy_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     real = m.x.dtype.type
     best, won = largest((real(0), -1), m, w, 0)
     if is_number(best):
-        ratio = real(count(w.o, w.g, 0) / sum_of_positive(np.float64(0), m, w, best))
+        ratio = real(count(w.o, w.g, 0)) / real(sum_of_positive(np.float64(0), m, w, best))
         return best * ratio, ratio, won
     return best, real(0), won
 

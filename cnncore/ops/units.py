@@ -15,6 +15,7 @@ from ..errors import ShapeError
 from . import domain, geometry
 from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
 from .pool import max_pool
+from .sums import total
 
 Shape = tuple[int, ...]
 MOST_PIECES = 256  # maxout keeps the number of every winner in a byte
