@@ -282,22 +282,11 @@ INLINE void FN(fetch_share)(const pool_row *row, int64_t x) {
                    GROUPS(name, VECTORS) GROUPS(name, FEW) GROUPS(name, 1) REST(name))                              \
     }
 
-/* VARIANT of one that adds up what the list's entries give to out[0]. Of more than SUM_RUN entries, it does so with pieces
- * of the list, whose sums are added up in double. */
-#define SPREAD(name)                                                                                                \
-    SPREAD_PIECES(name)                                                                                             \
-    static void FN(name)(const pool_row *row, const void *p) {                                                      \
-        EACH_PIXEL(PIECES(name) if (WIDE > VECTORS && l->count > LONG) GROUPS(name, WIDE)                           \
-                   GROUPS(name, VECTORS) GROUPS(name, FEW) GROUPS(name, 1) REST(name))                              \
-    }
-#define PIECES(name)                                                                                                \
-    if (l->count > SUM_RUN) {                                                                                       \
-        FN(name##_pieces)(l, m, channels, p);                                                                       \
-        c = channels;                                                                                               \
-    }
-#define SPREAD_PIECES(name, ...)                                                                                    \
-    OUT_OF_LINE void FN(name##_pieces)(const pool_list *l, const pool_maps *m, int64_t channels, const void *p) {   \
-        for (int64_t c = 0; c < channels; c += V) {                                                                 \
+/* The walk in place of VARIANT(name) where lists are long, for what adds up what their entries give to out[0]: SUM_RUN of
+ * them at a time, and the sums of these in double. */
+#define DEEP_VARIANT(name, ...)                                                                                     \
+    static void FN(name##_deep)(const pool_row *row, const void *p) {                                               \
+        EACH_PIXEL(for (; c < channels; c += V) {                                                                   \
             const int64_t lanes = MIN(V, channels - c);                                                             \
             double whole[V] = {0};                                                                                  \
             REAL part[V];                                                                                           \
@@ -309,7 +298,7 @@ INLINE void FN(fetch_share)(const pool_row *row, int64_t x) {
                 FN(add_run)(whole, part, lanes);                                                                    \
             }                                                                                                       \
             FN(round_runs)(m->out[0] + c, whole, lanes);                                                            \
-        }                                                                                                           \
+        })                                                                                                          \
     }
 static pool_list FN(list_piece)(const pool_list *l, int64_t first) {
     pool_list some = *l;
@@ -397,6 +386,7 @@ static void FN(winner_out)(int32_t *to, const int32_t *from, int64_t pixels, int
 typedef struct {
     cc_in in[3], here, chosen;
     cc_out out[2], choice;
+    void *deep; /* a DEEP_VARIANT, or NULL */
 } pool_tensors;
 #endif
 
@@ -553,6 +543,7 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     const int64_t bytes = scratch ? 0 : FN(plan)(t, w, kind, NULL).bytes;
     if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
+    if (t.deep && job.walk.most > SUM_RUN) variant = (pool_fn *)t.deep;
     for (int thread = 0; thread < cc_threads; thread++) FN(start_lists)(&job, job.own + job.own_bytes * thread);
     PARALLEL_TASKS(task, job.tasks) {
         char *room = job.own + job.own_bytes * cc_thread();

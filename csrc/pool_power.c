@@ -52,28 +52,21 @@ INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
 
 /* VARIANT of a ONE(..., int halves): halves is a constant where that is often asked for. `most` vectors at a time of LONG
  * lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than VECTORS. */
-#define POWER_VARIANT(name, most) POWER_ROWS(name, if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves))
-#define POWER_SPREAD(name)                                                                                          \
-    SPREAD_PIECES(name, ((const power *)p)->halves)                                                                 \
-    POWER_ROWS(name, PIECES(name))
-#define POWER_ROWS(name, first)                                                                                     \
+#define POWER_VARIANT(name, most)                                                                                   \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
-        switch (((const power *)p)->halves) {                                                                       \
-        case 0: POWER_PIXELS(name, first, 0)                                                                        \
-        case 2: POWER_PIXELS(name, first, 2)                                                                        \
-        case 4: POWER_PIXELS(name, first, 4)                                                                        \
-        case 6: POWER_PIXELS(name, first, 6)                                                                        \
-        case 8: POWER_PIXELS(name, first, 8)                                                                        \
-        default: POWER_PIXELS(name, first, ((const power *)p)->halves)                                              \
+        const int halves = ((const power *)p)->halves;                                                              \
+        switch (halves) {                                                                                           \
+        case 0: POWER_PIXELS(name, most, 0) break;                                                                  \
+        case 2: POWER_PIXELS(name, most, 2) break;                                                                  \
+        case 4: POWER_PIXELS(name, most, 4) break;                                                                  \
+        case 6: POWER_PIXELS(name, most, 6) break;                                                                  \
+        case 8: POWER_PIXELS(name, most, 8) break;                                                                  \
+        default: POWER_PIXELS(name, most, halves)                                                                   \
         }                                                                                                           \
     }
-#define POWER_PIXELS(name, first, number)                                                                           \
-    {                                                                                                               \
-        const int halves = number;                                                                                  \
-        EACH_PIXEL(first GROUPS(name, VECTORS, halves) GROUPS(name, FEW, halves) GROUPS(name, 1, halves)            \
-                   REST(name, halves))                                                                              \
-        break;                                                                                                      \
-    }
+#define POWER_PIXELS(name, most, halves)                                                                            \
+    { EACH_PIXEL(if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves) GROUPS(name, VECTORS, halves)    \
+                 GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves)) }
 #endif
 
 /* v^e for v >= 0 */
@@ -187,7 +180,8 @@ ONE(spread_lp, int halves) {
     }
     EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
 }
-POWER_SPREAD(spread_lp)
+POWER_VARIANT(spread_lp, VECTORS)
+DEEP_VARIANT(spread_lp, ((const power *)p)->halves)
 
 /* p = inf */
 ONE(reduce_peak) {
@@ -205,7 +199,8 @@ ONE(spread_peak) {
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
     EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
 }
-SPREAD(spread_peak)
+VARIANT(spread_peak)
+DEEP_VARIANT(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
@@ -290,7 +285,8 @@ ONE(spread_expectation, int halves) {
     }
     EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
 }
-POWER_SPREAD(spread_expectation)
+POWER_VARIANT(spread_expectation, VECTORS)
+DEEP_VARIANT(spread_expectation, ((const power *)p)->halves)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
 
@@ -353,7 +349,8 @@ ONE(spread_entropy) {
     }
     EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[u]));
 }
-SPREAD(spread_entropy)
+VARIANT(spread_entropy)
+DEEP_VARIANT(spread_entropy)
 
 /* --- the kernels -------------------------------------------------------------------------------------------------- */
 
@@ -369,8 +366,8 @@ int64_t FN(lp_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_lp_pool *
 
 int64_t FN(lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in winner, const cc_lp_pool *p, void *scratch) {
     const walk_kind kind = p->normalize ? (walk_kind)MEANS(1) : (walk_kind){1, ONES};
-    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}};
-    const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}};
+    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}, .deep = FN(spread_peak_deep)};
+    const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}, .deep = FN(spread_lp_deep)};
     const power e = power_of(p->p - 1);
     if (isinf(p->p)) return FN(pool)(peak, &p->window, kind, FN(spread_peak), NULL, scratch);
     return FN(pool)(t, &p->window, kind, FN(spread_lp), &e, scratch);
@@ -384,7 +381,8 @@ int64_t FN(gaussian_lp_pool_forward)(cc_out y, cc_in x, const cc_gaussian_lp_poo
 int64_t FN(gaussian_lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, const cc_gaussian_lp_pool *p,
                                       void *scratch) {
     const power e = power_of(p->p - 1);
-    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}), AS(1, WEIGHTS, 0, p->sigma), FN(spread_lp), &e)
+    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}, .deep = FN(spread_lp_deep)), AS(1, WEIGHTS, 0, p->sigma),
+         FN(spread_lp), &e)
 }
 
 int64_t FN(expectation_pool_forward)(cc_out y, cc_out total, cc_in x, const cc_expectation_pool *p, void *scratch) {
@@ -395,7 +393,8 @@ int64_t FN(expectation_pool_forward)(cc_out y, cc_out total, cc_in x, const cc_e
 int64_t FN(expectation_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in total, const cc_expectation_pool *p,
                                       void *scratch) {
     const power e = power_of(p->power - 1);
-    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}), AS(1), FN(spread_expectation), &e)
+    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}, .deep = FN(spread_expectation_deep)), AS(1),
+         FN(spread_expectation), &e)
 }
 
 int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p,
@@ -405,6 +404,7 @@ int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x,
 
 int64_t FN(entropy_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in ratio, cc_in winner, const cc_entropy_pool *p,
                                   void *scratch) {
-    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}), MEANS(1), FN(spread_entropy), NULL)
+    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}, .deep = FN(spread_entropy_deep)), MEANS(1),
+         FN(spread_entropy), NULL)
 }
 #endif
