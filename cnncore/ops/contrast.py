@@ -105,8 +105,8 @@ def divisive_norm_rule(x: Any, *, kernel: Any = 9, sigma: float | None = None, f
 
     Shapes: x (N, C, *S), rank 1 to 3, y the same. `kernel` and `sigma` as for `subtractive_norm`. Kept for backward,
     all (N, 1, *S): `local` is r, `divisor` is d, and `winner` says what d_s is: 0 for r_s, 1 the mean, 2 the floor.
-    Edges: an image of zeros gives 0, and dy / floor as gradient. `floor` is in units of x: it should be small beside the
-    contrasts of the images. Where r_s = 0 it passes no gradient. Of equals the floor is d_s before the mean, and the mean
+    Edges: an image of zeros gives 0, and dy / floor as gradient. `floor` is in units of x: it should be small beside
+    the images' contrasts. Where r_s = 0 it passes no gradient. Of equals the floor is d_s before the mean, and the mean
     before r_s; equal are two that lie within rounding (64 eps of the dtype), as all r_s of an image whose elements have
     one magnitude do. Squares are taken in x's dtype: where they overflow (|x| above about 1e19 in
     float32) y is 0 in the whole image. Inf or NaN makes y 0 or NaN there, and the gradient NaN.

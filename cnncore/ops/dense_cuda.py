@@ -1,7 +1,7 @@
 """linear, softmax and softmax_cross_entropy on the device. Definition: dense.py.
 
 linear is a convolution over one position: the tiled product of conv_cuda.py.
-softmax: x is (before its axis, C, behind it); a thread owns one softmax and walks its C values three times (maximum, sum,
+softmax: x is (before its axis, C, behind it); a thread owns one softmax and walks its C values thrice (maximum, sum,
 quotient). Neighbouring threads own neighbouring positions behind the axis; where there is only one, each reads its own
 row, through the cache. The loss has a thread per row in the same way, then one block adds the rows in a fixed order.
 Sums are float64, so that those of many terms keep their digits.
