@@ -73,7 +73,7 @@ def as_float32(value: Any) -> Any:
 
 @backends
 @pytest.mark.parametrize("name", OPS)
-@examples(15)
+@examples(6)
 @given(data=st.data())
 def test_numpy_scalars_are_numbers(name, backend, data):
     """Bit for bit what Python's numbers give, as an op's attributes; integers serve for floats that are whole."""
@@ -135,7 +135,7 @@ def test_what_is_no_number_is_still_refused():
 @backends
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize("name", OPS)
-@examples(25)
+@examples(8)
 @given(data=st.data())
 def test_extreme_values_neither_raise_nor_warn(name, dtype, backend, data):
     """Underflow that counts for nothing, and the Inf and NaN of the docstrings: the same results as for a caller who

