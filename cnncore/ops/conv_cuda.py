@@ -54,7 +54,7 @@ A_PITCH = ROWS + 1  # one unused column of the tile of A: neighbours along the d
 TILE_THREADS = COLUMN_THREADS * ROW_THREADS
 PART = 64 if SIMULATED else 4096  # depth of one part of dw
 MOST_PARTS = 64
-RUN = 64 if SIMULATED else 1024  # terms that are added up in the arrays' dtype
+RUN = 64 if SIMULATED else 1024  # terms that are added up before they are added to the sums of other runs
 FORWARD, INPUT, WEIGHT = 0, 1, 2
 
 
@@ -95,7 +95,7 @@ def _product(reading: int) -> Callable[..., None]:
         column_at = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
         depth_at = cuda.shared.array((5, DEPTH), np.int64)  # the same of every depth index, and its number
         sums = cuda.local.array((EACH_ROW, EACH_COLUMN), out.dtype)
-        whole = cuda.local.array((EACH_ROW, EACH_COLUMN), np.float64)  # the sums of runs: those of many keep digits
+        whole = cuda.shared.array((EACH_ROW, EACH_COLUMN, TILE_THREADS), out.dtype)  # of runs; registers are scarce
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         me = ty * COLUMN_THREADS + tx
 
@@ -111,7 +111,7 @@ def _product(reading: int) -> Callable[..., None]:
 
         for i in range(EACH_ROW):
             for j in range(EACH_COLUMN):
-                sums[i, j], whole[i, j] = out.dtype.type(0), np.float64(0)
+                sums[i, j], whole[i, j, me] = out.dtype.type(0), out.dtype.type(0)
         for e in range(me, COLUMNS, TILE_THREADS):
             j = min(column0 + e, columns - 1)
             column_at[0, e] = j // column_size
@@ -161,7 +161,7 @@ def _product(reading: int) -> Callable[..., None]:
             if start % RUN == RUN - DEPTH:
                 for i in range(EACH_ROW):
                     for j in range(EACH_COLUMN):
-                        whole[i, j] += sums[i, j]
+                        whole[i, j, me] += sums[i, j]
                         sums[i, j] = out.dtype.type(0)
 
         for i in range(EACH_ROW):
@@ -169,7 +169,7 @@ def _product(reading: int) -> Callable[..., None]:
             for j in range(EACH_COLUMN):
                 column = column0 + tx + COLUMN_THREADS * j
                 if row < rows and column < columns:
-                    value = out.dtype.type(whole[i, j] + sums[i, j])
+                    value = whole[i, j, me] + sums[i, j]
                     if bias.shape[0] > 0:
                         value += bias[group * rows + row]
                     if relu == 1 and value <= 0:  # so that NaN stays
