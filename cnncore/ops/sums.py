@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-RUN = 4096  # terms of a matrix product that BLAS adds up in the arrays' own dtype
+RUN = 256  # terms of a matrix product that BLAS adds up in the arrays' own dtype
 
 
 def total(a: np.ndarray, axis: Any, keepdims: bool = False) -> Any:
@@ -21,10 +21,7 @@ def mean(a: np.ndarray, axis: Any, keepdims: bool = False) -> Any:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b of two matrices, with more than RUN terms in runs."""
+    """a @ b of two matrices, in float64 where there are more than RUN terms."""
     if a.shape[1] <= RUN:
         return a @ b
-    whole = np.zeros((a.shape[0], b.shape[1]))
-    for k in range(0, a.shape[1], RUN):
-        whole += a[:, k : k + RUN] @ b[k : k + RUN]
-    return whole.astype(a.dtype)
+    return (a.astype(np.float64, copy=False) @ b.astype(np.float64, copy=False)).astype(a.dtype, copy=False)
