@@ -22,7 +22,8 @@ typedef struct {
     const int64_t *before, *after;
     int64_t images, maps, pixels, image, size[3], bytes, own_count;
     int last; /* pixel by pixel */
-    REAL *weights[3], *inverse, *own; /* own: per thread, `planes` planes and a padded one */
+    REAL *weights[3], *inverse, *own; /* own: per thread, `planes` planes and a padded one, */
+    int64_t whole;                    /* and here, of many maps, a plane of sums in double */
 } contrast_job;
 
 static contrast_job FN(contrast_plan)(cc_in x, const int64_t *before, const int64_t *after, const double *sigma,
@@ -47,10 +48,17 @@ static contrast_job FN(contrast_plan)(cc_in x, const int64_t *before, const int6
         longest = MAX(longest, (n + reach) * inner);
         inner *= n;
     }
-    j.own_count = cc_round_up(pixels * planes + longest + V, 64);
+    j.whole = cc_round_up(pixels * planes + longest + V, 64);
+    j.own_count = j.whole + (j.maps > SUM_RUN ? cc_round_up(pixels * 8 / (int64_t)sizeof(REAL), 64) : 0);
     j.own = cc_take(&arena, j.own_count * cc_threads * (int64_t)sizeof(REAL));
     j.bytes = arena.used;
     return j;
+}
+
+INLINE vec FN(sum_taps)(const REAL *a, const REAL *g, int64_t taps, int64_t inner, int step) {
+    vec sum = {0};
+    for (int64_t t = 0; t < taps; t++) sum += g[t * step] * FN(load)(a + t * inner);
+    return sum;
 }
 
 /* a_k = sum over the distances d of g_d a_{k + d inner}, over `count` elements; `padded` holds them between zeros. */
@@ -59,9 +67,17 @@ static void FN(blur_line)(REAL *a, REAL *padded, const REAL *g, int64_t count, i
     memset(padded, 0, before * inner * sizeof(REAL));
     memcpy(padded + before * inner, a, count * sizeof(REAL));
     memset(padded + before * inner + count, 0, (after * inner + V) * sizeof(REAL));
+    const int64_t taps = before + after + 1;
     for (int64_t k = 0; k < count; k += V) {
-        vec sum = {0};
-        for (int64_t t = 0; t <= before + after; t++) sum += g[t * step] * FN(load)(padded + t * inner + k);
+        vec sum = FN(sum_taps)(padded + k, g, MIN(taps, SUM_RUN), inner, step);
+        if (taps > SUM_RUN) {
+            double whole[V] = {0};
+            for (int64_t t = 0; t < taps; t += SUM_RUN) {
+                sum = FN(sum_taps)(padded + t * inner + k, g + t * step, MIN(taps - t, SUM_RUN), inner, step);
+                FN(end_run)(whole, sum);
+            }
+            sum = FN(end_run)(whole, (vec){0});
+        }
         FN(store_n)(a + k, sum, count - k);
     }
 }
@@ -82,29 +98,46 @@ static void FN(blur)(const contrast_job *j, REAL *a, REAL *padded, int turned) {
     for (int64_t s = 0; !turned && s < j->pixels; s++) a[s] *= j->inverse[s];
 }
 
-/* plane = (sum over the maps of a b) * scale; of a alone where b is NULL */
-static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, const REAL *b, REAL scale) {
+/* Sum over a pixel's maps of a b, or where b is NULL of a - less. */
+INLINE double FN(sum_pixel)(const REAL *a, const REAL *b, int64_t maps, REAL less) {
+    double whole = 0;
+    int64_t c = 0;
+    while (c + V <= maps) {
+        vec sums = {0};
+        REAL run = 0;
+        for (const int64_t end = MIN(c + SUM_RUN * V, maps); c + V <= end; c += V)
+            sums += b ? FN(load)(a + c) * FN(load)(b + c) : FN(load)(a + c) - less;
+        for (int i = 0; i < V; i++) run += sums[i];
+        whole += (double)run;
+    }
+    for (; c < maps; c++) whole += (double)(b ? a[c] * b[c] : a[c] - less);
+    return whole;
+}
+
+/* plane = (sum over the maps of a b) * scale; where b is NULL, of a - less. `whole`: see contrast_job. */
+static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, const REAL *b, REAL less, REAL scale,
+                         double *whole) {
+    const int64_t pixels = j->pixels;
     if (j->last) {
-        for (int64_t s = 0; s < j->pixels; s++) {
-            const REAL *p = a + s * j->maps, *q = b ? b + s * j->maps : NULL;
-            vec sums = {0};
-            REAL total = 0;
-            for (int64_t c = 0; c < j->maps; c += V) {
-                const vec v = FN(load_n)(p + c, j->maps - c);
-                sums += q ? v * FN(load_n)(q + c, j->maps - c) : v;
-            }
-            for (int i = 0; i < V; i++) total += sums[i];
-            plane[s] = total * scale;
+        for (int64_t s = 0; s < pixels; s++) {
+            const int64_t at = s * j->maps;
+            plane[s] = (REAL)(FN(sum_pixel)(a + at, b ? b + at : NULL, j->maps, less) * (double)scale);
         }
         return;
     }
-    for (int64_t s = 0; s < j->pixels; s++) plane[s] = 0;
-    for (int64_t c = 0; c < j->maps; c++) {
-        const REAL *p = a + c * j->pixels, *q = b + c * j->pixels;
-        if (b) for (int64_t s = 0; s < j->pixels; s++) plane[s] += p[s] * q[s];
-        else for (int64_t s = 0; s < j->pixels; s++) plane[s] += p[s];
+    const int many = j->maps > SUM_RUN;
+    if (many) memset(whole, 0, pixels * sizeof(double));
+    for (int64_t c = 0; c < j->maps;) {
+        memset(plane, 0, pixels * sizeof(REAL));
+        for (const int64_t end = MIN(c + SUM_RUN, j->maps); c < end; c++) {
+            const REAL *p = a + c * pixels, *q = b + c * pixels;
+            if (b) for (int64_t s = 0; s < pixels; s++) plane[s] += p[s] * q[s];
+            else for (int64_t s = 0; s < pixels; s++) plane[s] += p[s] - less;
+        }
+        if (many) FN(add_run)(whole, plane, pixels);
     }
-    for (int64_t s = 0; s < j->pixels; s++) plane[s] *= scale;
+    if (many) FN(round_runs)(plane, whole, pixels);
+    for (int64_t s = 0; s < pixels; s++) plane[s] *= scale;
 }
 
 /* Every element of an image, in the order of memory: `i` its place, `s` its pixel. */
@@ -118,16 +151,18 @@ static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, cons
             for (int64_t s = 0, i = c * (j)->pixels; s < (j)->pixels; s++, i++) work
 #endif
 
-/* Forward and backward of subtractive_norm differ in the direction of the blur alone. */
+/* Forward and backward of subtractive_norm differ in the direction of the blur, and in that x is taken less its first
+ * element (if that is a number): see cnncore/ops/contrast.py. */
 static int64_t FN(subtract)(cc_out y, cc_in x, const cc_subtractive_norm *p, int turned, void *scratch) {
     const contrast_job j = FN(contrast_plan)(x, p->before, p->after, p->sigma, 1, scratch);
     if (!scratch) return j.bytes;
     PARALLEL_TASKS(n, j.images) {
         const REAL *from = (const REAL *)x->data + n * j.image;
         REAL *to = (REAL *)y->data + n * j.image, *mean = j.own + j.own_count * cc_thread();
-        FN(sum_maps)(&j, mean, from, NULL, 1 / (REAL)j.maps);
+        const REAL less = turned || from[0] - from[0] != 0 ? 0 : from[0];
+        FN(sum_maps)(&j, mean, from, NULL, less, 1 / (REAL)j.maps, (double *)(mean + j.whole));
         FN(blur)(&j, mean, mean + j.pixels, turned);
-        EACH(&j, i, s, to[i] = from[i] - mean[s]);
+        EACH(&j, i, s, to[i] = (from[i] - less) - mean[s]);
     }
     return 0;
 }
@@ -163,7 +198,7 @@ int64_t FN(divisive_norm_forward)(cc_out y, cc_out local, cc_out divisor, cc_out
         const REAL *from = (const REAL *)x->data + n * j.image;
         REAL *to = (REAL *)y->data + n * j.image, *padded = j.own + j.own_count * cc_thread();
         REAL *r = (REAL *)local->data + n * j.pixels, *d = (REAL *)divisor->data + n * j.pixels;
-        FN(sum_maps)(&j, r, from, from, 1 / (REAL)j.maps);
+        FN(sum_maps)(&j, r, from, from, 0, 1 / (REAL)j.maps, (double *)(padded + j.whole));
         FN(blur)(&j, r, padded, 0);
         for (int64_t s = 0; s < j.pixels; s++) r[s] = SQRT(r[s]);
         FN(divisors)(d, (int32_t *)winner->data + n * j.pixels, r, j.pixels, (REAL)p->floor);
@@ -182,7 +217,7 @@ int64_t FN(divisive_norm_backward)(cc_out dx, cc_in dy, cc_in x, cc_in local, cc
         const int32_t *won = (const int32_t *)winner->data + n * j.pixels;
         REAL *to = (REAL *)dx->data + n * j.image, *e = j.own + j.own_count * cc_thread();
         double through_mean = 0;
-        FN(sum_maps)(&j, e, g, v, -1);
+        FN(sum_maps)(&j, e, g, v, 0, -1, (double *)(e + j.whole));
         for (int64_t s = 0; s < j.pixels; s++) {
             const REAL u = e[s] / d[s] / d[s];
             e[s] = won[s] == RESPONSE ? u : 0;

@@ -20,6 +20,8 @@
 #define PIXELS (MR * 16)
 #define ROWS 192
 #define WEIGHT_MAPS 192
+#define DEEP (4 * KC) /* terms at most that are added up in REAL; of more, the sums of so many in double. Backward to w, */
+#define DEEP_PARTS 64 /* so many times PIXELS */
 #define MAP_BLOCKS 4 /* blocks of maps per task where there are few tasks */
 #endif
 #define BLOCK (NV * V) /* maps per block */

@@ -143,6 +143,27 @@ INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int6
     FN(store_block)(y, out + whole, count - whole, lanes, stride, (const REAL *)sum + whole * BLOCK);
 }
 
+/* gather_block of more than DEEP rows. */
+OUT_OF_LINE void FN(gather_deep)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
+                                 const REAL *x, const REAL *weights, const finish *f, int64_t lanes, int64_t stride) {
+    double whole[PIXELS * BLOCK] = {0};
+    REAL part[PIXELS * BLOCK];
+    int64_t place[PIXELS];
+    const finish plain = {NULL, 0, 0};
+    for (int64_t i = 0; i < count; i++) place[i] = i * BLOCK;
+    for (int64_t r = 0; r < rows->count; r += DEEP) {
+        row_list some = *rows;
+        some.offset += r;
+        some.count = MIN(DEEP, rows->count - r);
+        FN(gather_block)(&some, in, place, count, part, x, weights + r * BLOCK, &plain, BLOCK, 1);
+        FN(add_run)(whole, part, count * BLOCK);
+    }
+    for (int64_t i = 0; f->bias && i < count * BLOCK; i++) whole[i] += i % BLOCK < lanes ? f->bias[i % BLOCK] : 0;
+    FN(round_runs)(part, whole, count * BLOCK);
+    for (int64_t i = 0; f->relu && i < count * BLOCK; i += V) FN(store)(part + i, FN(rectify)(FN(load)(part + i)));
+    FN(store_block)(y, out, count, lanes, stride, part);
+}
+
 /* y for every pixel of the grid and `maps` maps, from packed weights. Where pixels give few tasks, maps are cut too. */
 static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
                        finish f, int64_t maps) {
@@ -159,8 +180,11 @@ static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const
         for (int64_t b = first_block; b < MIN(first_block + per_task, blocks); b++) {
             const int64_t k = b * BLOCK;
             const finish own = {bias ? bias + k : NULL, f.relu, f.past};
-            FN(gather_block)(rows, in, out, count, y + k * g->out_channel, x, weights + k * rows->count, &own,
-                             MIN(BLOCK, maps - k), g->out_channel);
+            REAL *to = y + k * g->out_channel;
+            const REAL *w = weights + k * rows->count;
+            const int64_t lanes = MIN(BLOCK, maps - k);
+            if (rows->count > DEEP) FN(gather_deep)(rows, in, out, count, to, x, w, &own, lanes, g->out_channel);
+            else FN(gather_block)(rows, in, out, count, to, x, w, &own, lanes, g->out_channel);
         }
     }
 }
@@ -199,13 +223,17 @@ INLINE void FN(dot_tile)(const run *runs, int64_t count, const REAL *const x[DOT
     }
 }
 
-/* DOT_MAPS maps of one task, panel by panel as in gather_block. */
+/* DOT_MAPS maps of one task, panel by panel as in gather_block. What the panels of more than DEEP rows come to is added
+ * up in double. */
 INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
                           const REAL *x, const REAL *weights, const finish *f, int64_t maps, int64_t stride) {
     vec sum[PIXELS / DOT_PIXELS][DOT_PIXELS][DOT_MAPS];
+    double whole[PIXELS][DOT_MAPS];
+    const int deep = rows->count > DEEP;
     const REAL *w[DOT_MAPS];
     for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k, maps - 1) * rows->count;
     memset(sum, 0, sizeof sum);
+    if (deep) memset(whole, 0, sizeof whole);
     for (int64_t r = 0, next, length; r < rows->runs; r = next) {
         next = FN(panel)(rows, r, 4 * KC, &length);
         for (int64_t i = 0; i < count; i += DOT_PIXELS) {
@@ -221,11 +249,17 @@ INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t
             }
         }
         for (int k = 0; k < DOT_MAPS; k++) w[k] += length;
+        if (!deep) continue;
+        for (int64_t i = 0; i < count; i++)
+            for (int k = 0; k < DOT_MAPS; k++)
+                for (int v = 0; v < V; v++) whole[i][k] += (double)sum[i / DOT_PIXELS][i % DOT_PIXELS][k][v];
+        memset(sum, 0, sizeof sum);
     }
     for (int64_t i = 0; i < count; i++)
         for (int64_t k = 0; k < maps; k++) {
             REAL total = f->bias ? f->bias[k] : 0;
             for (int v = 0; v < V; v++) total += sum[i / DOT_PIXELS][i % DOT_PIXELS][k][v];
+            if (deep) total = (REAL)((double)total + whole[i][k]);
             y[out[i] + k * stride] = f->relu && total <= 0 ? 0 : total;
         }
 }

@@ -58,22 +58,24 @@ static void FN(add_pixels)(REAL *sum, const REAL *above, int64_t count, int64_t 
 
 /* How backward to w is cut: tasks of `rows` rows by `blocks` blocks of maps, each in `parts` parts of the pixels. Only
  * shapes decide, and parts are added in order, so that results do not depend on the number of threads. A part's sums
- * are [block][row][lane], and behind them those of the bias. */
+ * are [block][row][lane], and behind them those of the bias. Where a part is long, the sums of DEEP_PARTS times PIXELS pixels
+ * are added up in double, behind that; `own` is all that a part takes. */
 #define weight_cut FN(cc_weight_cut)
-typedef struct { int64_t row_tasks, map_tasks, rows, blocks, parts, size; } weight_cut;
+typedef struct { int64_t row_tasks, map_tasks, rows, blocks, parts, size, own; } weight_cut;
 
 static weight_cut FN(cut_weights)(int64_t rows, int64_t maps, int64_t pixels) {
     weight_cut c = {MAX(1, cc_ceil_div(rows, ROWS)), cc_ceil_div(maps, WEIGHT_MAPS), cc_round_up(MIN(rows, ROWS), MR)};
     c.blocks = cc_ceil_div(cc_ceil_div(maps, BLOCK), c.map_tasks);
     c.parts = MAX(1, MIN(32 / (c.row_tasks * c.map_tasks), pixels / (16 * PIXELS))); /* 32: work for many threads */
     c.size = c.blocks * (c.rows + 1) * BLOCK;
+    c.own = c.size * (pixels / c.parts > DEEP_PARTS * PIXELS ? 1 + (int64_t)(sizeof(double) / sizeof(REAL)) : 1);
     return c;
 }
 
 /* Elements of scratch that cc_scatter_weights wants. */
 int64_t FN(cc_weight_sums)(int64_t rows, int64_t maps, int64_t pixels) {
     const weight_cut c = FN(cut_weights)(rows, maps, pixels);
-    return c.row_tasks * c.map_tasks * c.parts * c.size;
+    return c.row_tasks * c.map_tasks * c.parts * c.own;
 }
 
 /* sum[block][row][lane] = sum over pixels p0 ... p1 - 1 of x[in + row.offset] dy[out + map], and where asked for,
@@ -83,7 +85,8 @@ static void FN(weight_part)(const pixel_grid *g, const weight_cut *c, const int6
     REAL above[WEIGHT_MAPS * PIXELS];
     int64_t in[2][PIXELS], out[2][PIXELS], count = MIN(PIXELS, p1 - p0), turn = 0;
     const int64_t share = cc_ceil_div(PIXELS, MAX(1, cc_ceil_div(rows, MR) * c->blocks)); /* to ask for, per tile */
-    memset(sum, 0, c->size * sizeof(REAL));
+    double *whole = (double *)(sum + c->size);
+    memset(sum, 0, c->own * sizeof(REAL));
     FN(locate)(g, p0, count, in[0], out[0]);
     for (int64_t p = p0; p < p1; p += PIXELS, turn = !turn) {
         const int64_t next = MAX(0, MIN(PIXELS, p1 - p - PIXELS));
@@ -109,6 +112,10 @@ static void FN(weight_part)(const pixel_grid *g, const weight_cut *c, const int6
                 }
             }
         count = next;
+        if (c->own == c->size || (next && (p - p0) / PIXELS % DEEP_PARTS < DEEP_PARTS - 1)) continue;
+        FN(add_run)(whole, sum, c->size);
+        if (next) memset(sum, 0, c->size * sizeof(REAL));
+        else FN(round_runs)(sum, whole, c->size);
     }
 }
 
@@ -122,7 +129,7 @@ void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw,
     PARALLEL_TASKS(i, tasks * c.parts) {
         const int64_t task = i / c.parts, part = i % c.parts;
         const int64_t row = task / c.map_tasks * ROWS, k = task % c.map_tasks * c.blocks * BLOCK;
-        REAL *sum = sums + i * c.size;
+        REAL *sum = sums + i * c.own;
         FN(weight_part)(g, &c, rows->offset + row, MIN(ROWS, rows->count - row), sum, db && !row ? sum + biases : NULL,
                         x, dy + k, MIN(c.blocks * BLOCK, maps - k), pixels * part / c.parts,
                         pixels * (part + 1) / c.parts);
@@ -130,10 +137,10 @@ void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw,
     PARALLEL_TASKS(i, tasks * c.blocks) {
         const int64_t task = i / c.blocks, b = i % c.blocks;
         const int64_t row = task / c.map_tasks * ROWS, k = (task % c.map_tasks * c.blocks + b) * BLOCK;
-        REAL *sum = sums + task * c.parts * c.size, *block = sum + b * c.rows * BLOCK, *bias = sum + biases + b * BLOCK;
+        REAL *sum = sums + task * c.parts * c.own, *block = sum + b * c.rows * BLOCK, *bias = sum + biases + b * BLOCK;
         for (int64_t part = 1; part < c.parts; part++) {
-            for (int64_t j = 0; j < c.rows * BLOCK; j++) block[j] += block[part * c.size + j];
-            for (int64_t j = 0; j < BLOCK; j++) bias[j] += bias[part * c.size + j];
+            for (int64_t j = 0; j < c.rows * BLOCK; j++) block[j] += block[part * c.own + j];
+            for (int64_t j = 0; j < BLOCK; j++) bias[j] += bias[part * c.own + j];
         }
         for (int64_t j = 0; j < MIN(BLOCK, maps - k); j++) {
             for (int64_t r = 0; r < MIN(ROWS, rows->count - row); r++)

@@ -190,9 +190,11 @@ static int possible(const cc_window *w) {
 #define FILTER 4
 #define FEWEST 8
 #define LEAST_TERMS 64
+#define MOST_CHANNELS 4096 /* whose products are added up TERMS at a time: more would lose digits */
 int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps,
                        int are_rows) {
     if (c->algorithm == DIRECT || !possible(&c->window)) return 0;
+    if (are_rows && channels > MOST_CHANNELS) return 0;
     if (c->algorithm == WINOGRAD) return 1;
     const int64_t taps = c->window.kernel[1] * c->window.kernel[2], alpha = M + c->window.kernel[1] - 1;
     const int64_t pixels = images * out[0] * out[1], terms = are_rows ? channels * taps : pixels;

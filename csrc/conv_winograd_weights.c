@@ -48,7 +48,9 @@ static int filters_out(const layer *l, int64_t k, const float *from, int64_t str
 typedef struct {
     int64_t channel_cuts, map_cuts, cuts, parts, channels, maps; /* the last two: of a task, at most */
     int64_t row, from_matrix, above_matrix, sum_matrix, own, sum;
+    int64_t deep; /* where a part is long, the sums of DEEP_PARTS portions are added up in double */
     float *zeros, *portions, *sums;
+    double *whole;
 } weight_space;
 
 static weight_space take_weight_space(const layer *l, int64_t groups, cc_arena *arena) {
@@ -69,6 +71,8 @@ static weight_space take_weight_space(const layer *l, int64_t groups, cc_arena *
     s.zeros = cc_take(arena, MAX(s.row, s.maps) * sizeof(float));
     s.portions = cc_take(arena, cc_threads * s.own * sizeof(float));
     s.sums = cc_take(arena, s.cuts * s.parts * s.sum * sizeof(float));
+    s.deep = count_tiles(l) / s.parts > DEEP_PARTS * PORTION;
+    s.whole = cc_take(arena, s.deep ? cc_threads * s.sum * sizeof(double) : 0);
     return s;
 }
 
@@ -104,6 +108,8 @@ static void multiply(const weight_space *s, int64_t channels, int64_t count, con
 
 /* The sums of tiles `first` to `last` - 1. */
 static void correlate(const slice *l, const weight_space *s, int64_t first, int64_t last, float *from, float *sums) {
+    double *whole = s->whole + cc_thread() * s->sum;
+    int fresh = 1;
     const tile_layout x_layout = {MR * s->row, s->row, s->from_matrix, s->row, 0};
     const tile_layout dy_layout = {MR * BLOCK, BLOCK, s->above_matrix, BLOCK, PORTION * BLOCK};
     const int64_t points = l->x.alpha * l->x.alpha;
@@ -115,7 +121,13 @@ static void correlate(const slice *l, const weight_space *s, int64_t first, int6
         for (int64_t i = 0; i < points; i++)
             for (int64_t k = 0; k < l->x.maps; k += BLOCK)
                 multiply(s, l->x.channels, count, from + i * s->from_matrix, above + i * s->above_matrix + k * PORTION,
-                         sums + i * s->sum_matrix + k * s->row, tile > first);
+                         sums + i * s->sum_matrix + k * s->row, !fresh);
+        fresh = 0;
+        if (!s->deep || (tile + PORTION < last && (tile - first) / PORTION % DEEP_PARTS < DEEP_PARTS - 1)) continue;
+        if ((tile - first) / PORTION < DEEP_PARTS) memset(whole, 0, s->sum * sizeof(double));
+        add_run_f32(whole, sums, s->sum);
+        if (tile + PORTION < last) fresh = 1;
+        else round_runs_f32(sums, whole, s->sum);
     }
 }
 

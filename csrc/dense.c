@@ -26,15 +26,25 @@
 #define PIXELS 64 /* of a block, at most */
 #define MOST_LANES 16 /* of any vector */
 #define EACH_ROW for (int64_t r = 0; r < rows; r++)
+#define EACH_MAP(sums, channels)                                                                                    \
+    for (double whole_[PIXELS], *once_ = whole_; once_; once_ = NULL)                                               \
+        for (int64_t c = 0; FN(next_map)(sums, whole_, c, channels); c++)
 
-/* Maps in blocks of `each` pixels. A pixel's channels are `map` apart, and pixels `step`. */
+/* Maps in blocks of `each` pixels. A pixel's channels are `map` apart, and pixels `step`. Channels are what runs along
+ * the softmax' axis, pixels what lies within it in memory, images what is left. */
 typedef struct { int64_t images, pixels, channels, map, step, each, blocks; } pixel_blocks;
 
-static pixel_blocks blocks_of(cc_in x) {
-    const int64_t images = x->shape[0], channels = x->shape[1], pixels = x->shape[2] * x->shape[3] * x->shape[4];
+static pixel_blocks blocks_of(cc_in x, int64_t axis) {
+    static const int64_t in_memory[2][5] = {{0, 1, 2, 3, 4}, {0, 2, 3, 4, 1}};
+    int64_t images = 1, pixels = 1, behind = 0;
+    for (int i = 0; i < 5; i++) {
+        const int64_t a = in_memory[x->stride[1] == 1][i];
+        if (a == axis) behind = 1;
+        else *(behind ? &pixels : &images) *= x->shape[a];
+    }
+    const int64_t channels = x->shape[axis];
     pixel_blocks b = {images, pixels, channels, pixels, 1, MIN(PIXELS, cc_round_up(pixels, MOST_LANES))};
-    if (x->stride[1] == 1)
-        b = (pixel_blocks){1, images * pixels, channels, 1, channels, MAX(1, MIN(PIXELS, NUMBERS / channels))};
+    if (pixels == 1) b = (pixel_blocks){1, images, channels, 1, channels, MAX(1, MIN(PIXELS, NUMBERS / channels))};
     b.blocks = cc_ceil_div(b.pixels, b.each);
     return b;
 }
@@ -85,21 +95,26 @@ static void FN(softmax_rows)(REAL *y, const REAL *x, int64_t rows, int64_t count
         const REAL *now = x + r * count, *next = x + MIN(r + 1, last) * count, *before = e + (r + 1) % 2 * count;
         const REAL here = most[r], scale = r ? 1 / sum[r - 1] : 0;
         REAL *to = e + r % 2 * count, *done = y + MAX(r - 1, 0) * count;
-        vec total = {0}, large = FN(splat)(next[0]);
-        for (int64_t j = 0; j < whole; j += V) {
-            const vec v = FN(exp_down)(FN(load)(now + j) - here);
-            FN(store)(to + j, v);
-            total += v;
-            large = FN(larger)(FN(load)(next + j), large);
-            if (r) FN(stream)(done + j, FN(load)(before + j) * scale, past);
+        vec large = FN(splat)(next[0]);
+        double total = 0;
+        for (int64_t j = 0; j < whole;) {
+            vec run = {0};
+            for (const int64_t end = MIN(j + SUM_RUN * V, whole); j < end; j += V) {
+                const vec v = FN(exp_down)(FN(load)(now + j) - here);
+                FN(store)(to + j, v);
+                run += v;
+                large = FN(larger)(FN(load)(next + j), large);
+                if (r) FN(stream)(done + j, FN(load)(before + j) * scale, past);
+            }
+            total += (double)FN(total)(run);
         }
         if (rest) {
             FN(store_n)(to + whole, FN(exp_down)(FN(load_n)(now + whole, rest) - here), rest);
-            total += FN(load_n)(to + whole, rest);
+            total += (double)FN(total)(FN(load_n)(to + whole, rest));
             for (int64_t j = whole; j < count; j++) large = FN(larger)(FN(splat)(next[j]), large);
             if (r) FN(store_n)(done + whole, FN(load_n)(before + whole, rest) * scale, rest);
         }
-        sum[r] = FN(total)(total);
+        sum[r] = (REAL)total;
         if (r < last) most[r + 1] = FN(largest_lane)(large);
     }
     FN(scale_row)(y + last * count, e + last % 2 * count, 1 / sum[last], count, past);
@@ -109,9 +124,14 @@ static void FN(softmax_gradient_rows)(REAL *dx, const REAL *dy, const REAL *y, i
     REAL dot[PIXELS];
     EACH_ROW {
         const REAL *a = dy + r * count, *b = y + r * count;
-        vec dots = {0};
-        for (int64_t j = 0; j < count; j += V) dots += FN(load_n)(a + j, count - j) * FN(load_n)(b + j, count - j);
-        dot[r] = FN(total)(dots);
+        double total = 0;
+        for (int64_t j = 0; j < count;) {
+            vec run = {0};
+            for (const int64_t end = MIN(j + SUM_RUN * V, count); j < end; j += V)
+                run += FN(load_n)(a + j, count - j) * FN(load_n)(b + j, count - j);
+            total += (double)FN(total)(run);
+        }
+        dot[r] = (REAL)total;
     }
     EACH_ROW {
         const REAL *a = dy + r * count, *b = y + r * count;
@@ -122,10 +142,20 @@ static void FN(softmax_gradient_rows)(REAL *dx, const REAL *dy, const REAL *y, i
     }
 }
 
+/* The loop over channels c whose body adds to sums[PIXELS]; see SUM_RUN. */
+static int FN(next_map)(REAL *sums, double *whole, int64_t c, int64_t channels) {
+    if (!c) memset(whole, 0, PIXELS * sizeof(double));
+    else if (c == channels && channels <= SUM_RUN) return 0;
+    else if (c == channels || c % SUM_RUN == 0) FN(add_run)(whole, sums, PIXELS);
+    if (c == channels) FN(round_runs)(sums, whole, PIXELS);
+    else if (c % SUM_RUN == 0) memset(sums, 0, PIXELS * sizeof(REAL));
+    return c < channels;
+}
+
 /* Of `pixels` adjacent pixels of maps that are `map` apart. */
 static void FN(softmax_maps)(REAL *y, const REAL *x, int64_t pixels, int64_t channels, int64_t map, int64_t each,
                              REAL *e, int past) {
-    REAL most[PIXELS], sum[PIXELS] = {0};
+    REAL most[PIXELS], sum[PIXELS];
     for (int64_t i = 0; i < pixels; i += V) FN(store)(most + i, FN(load_n)(x + i, pixels - i));
     for (int64_t c = 0; c < channels; c++)
         for (int64_t i = 0; i < pixels; i += V) {
@@ -133,14 +163,13 @@ static void FN(softmax_maps)(REAL *y, const REAL *x, int64_t pixels, int64_t cha
             FN(store)(e + c * each + i, v);
             FN(store)(most + i, FN(larger)(v, FN(load)(most + i)));
         }
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i += V) {
-            REAL *at = e + c * each + i;
-            const vec v = FN(exp_down)(FN(load)(at) - FN(load)(most + i));
-            FN(store)(at, v);
-            FN(store)(sum + i, FN(load)(sum + i) + v);
-            __builtin_prefetch(x + c * map + i + each);
-        }
+    EACH_MAP(sum, channels) for (int64_t i = 0; i < pixels; i += V) {
+        REAL *at = e + c * each + i;
+        const vec v = FN(exp_down)(FN(load)(at) - FN(load)(most + i));
+        FN(store)(at, v);
+        FN(store)(sum + i, FN(load)(sum + i) + v);
+        __builtin_prefetch(x + c * map + i + each);
+    }
     for (int64_t i = 0; i < pixels; i++) sum[i] = 1 / sum[i];
     for (int64_t c = 0; c < channels; c++) {
         const REAL *from = e + c * each;
@@ -153,9 +182,8 @@ static void FN(softmax_maps)(REAL *y, const REAL *x, int64_t pixels, int64_t cha
 
 static void FN(softmax_gradient_maps)(REAL *dx, const REAL *dy, const REAL *y, int64_t pixels, int64_t channels,
                                       int64_t map, int past) {
-    REAL dot[PIXELS] = {0};
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < pixels; i++) dot[i] += dy[c * map + i] * y[c * map + i];
+    REAL dot[PIXELS];
+    EACH_MAP(dot, channels) for (int64_t i = 0; i < pixels; i++) dot[i] += dy[c * map + i] * y[c * map + i];
     for (int64_t c = 0; c < channels; c++) {
         const REAL *a = dy + c * map, *b = y + c * map;
         REAL *to = dx + c * map;
@@ -166,8 +194,8 @@ static void FN(softmax_gradient_maps)(REAL *dx, const REAL *dy, const REAL *y, i
     }
 }
 
-int64_t FN(softmax_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
-    const pixel_blocks b = blocks_of(x);
+int64_t FN(softmax_forward)(cc_out y, cc_in x, const cc_softmax *p, void *scratch) {
+    const pixel_blocks b = blocks_of(x, p->axis);
     const int64_t own = FN(block_bytes)(&b);
     const int past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
     if (!scratch) return own * cc_threads;
@@ -182,8 +210,8 @@ int64_t FN(softmax_forward)(cc_out y, cc_in x, const void *p, void *scratch) {
     return 0;
 }
 
-int64_t FN(softmax_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *scratch) {
-    const pixel_blocks b = blocks_of(y);
+int64_t FN(softmax_backward)(cc_out dx, cc_in dy, cc_in y, const cc_softmax *p, void *scratch) {
+    const pixel_blocks b = blocks_of(y, p->axis);
     const int past = cc_past_cache(cc_count(y) * (int64_t)sizeof(REAL));
     PARALLEL_TASKS(task, b.images * b.blocks) {
         const int64_t first = task % b.blocks * b.each, count = MIN(b.each, b.pixels - first);
@@ -199,7 +227,7 @@ int64_t FN(softmax_backward)(cc_out dx, cc_in dy, cc_in y, const void *p, void *
 /* Row losses go to scratch and are added in order, in double: the same for every number of threads. */
 int64_t FN(softmax_cross_entropy_forward)(cc_out y, cc_out probabilities, cc_in logits, cc_in labels,
                                           const cc_softmax_cross_entropy *p, void *scratch) {
-    const pixel_blocks b = blocks_of(logits);
+    const pixel_blocks b = blocks_of(logits, 1);
     const int64_t k = b.channels, own = FN(block_bytes)(&b);
     const int past = cc_past_cache(cc_count(logits) * (int64_t)sizeof(REAL));
     cc_arena arena = {scratch, 0};

@@ -51,6 +51,7 @@ typedef struct { int64_t start, stop; } cc_slice;
 typedef struct { int64_t before[4], after[4]; double alpha, beta, k; } cc_lrn; /* along C, D, H, W */
 typedef struct { int64_t before[3], after[3]; double sigma[3]; } cc_subtractive_norm; /* along D, H, W */
 typedef struct { int64_t before[3], after[3]; double sigma[3], floor; } cc_divisive_norm;
+typedef struct { int64_t axis; } cc_softmax; /* of the five */
 typedef struct { double scale; } cc_softmax_cross_entropy;
 typedef struct { double lr, momentum, weight_decay; int64_t nesterov; } cc_sgd_step;
 typedef struct { double beta1, beta2, eps, weight_decay, rate, correction; } cc_adam_step;
@@ -123,8 +124,8 @@ void cc_pow_f64(double *y, const double *x, const double *e, int64_t count);
 /* dense.c */
 KERNEL(linear_forward, cc_out y, cc_in x, cc_in w, cc_in b, const void *p)
 KERNEL(linear_backward, cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const void *p)
-KERNEL(softmax_forward, cc_out y, cc_in x, const void *p)
-KERNEL(softmax_backward, cc_out dx, cc_in dy, cc_in y, const void *p)
+KERNEL(softmax_forward, cc_out y, cc_in x, const cc_softmax *p)
+KERNEL(softmax_backward, cc_out dx, cc_in dy, cc_in y, const cc_softmax *p)
 KERNEL(softmax_cross_entropy_forward, cc_out y, cc_out probabilities, cc_in logits, cc_in labels,
        const cc_softmax_cross_entropy *p)
 KERNEL(softmax_cross_entropy_backward, cc_out dlogits, cc_in dy, cc_in probabilities, cc_in labels,

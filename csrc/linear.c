@@ -40,6 +40,7 @@
 #define LINES_AHEAD 8   /* and where its columns are contiguous, vectors of each */
 #endif
 #define STRIP (COLUMN_BLOCKS * BLOCK) /* their columns */
+#define SUMS (COLUMN_BLOCKS * TILES * MR * BLOCK) /* of a task */
 
 /* Element (i, j) stands at data[i * down + j * along]. */
 #define matrix FN(cc_matrix)
@@ -102,9 +103,9 @@ INLINE void FN(multiply_tile)(REAL total[MR * BLOCK], const REAL *a, const REAL 
 
 /* COLUMN_BLOCKS blocks of columns of c, or less, and up to TILES * MR rows. KC rows of b are gone through before the next,
  * so that the same KC of all tiles are read from L2 by all blocks but the first. Sums wait side by side: in c they would
- * share few sets of the cache. */
+ * share few sets of the cache. `whole`: room for SUMS sums of more than DEEP terms. */
 static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t lanes, int64_t depth, const REAL *tiles,
-                                 matrix b, const REAL *start) {
+                                 matrix b, const REAL *start, double *whole) {
     const int strip = lanes == STRIP && b.along == 1;
     REAL columns[COLUMN_BLOCKS][KC * BLOCK] __attribute__((aligned(64)));
     REAL total[COLUMN_BLOCKS][TILES * MR * BLOCK] __attribute__((aligned(64)));
@@ -113,8 +114,9 @@ static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t l
         if (start) memcpy(first, start + n, MIN(BLOCK, lanes - n) * sizeof(REAL));
         for (int64_t m = 0; m < cc_round_up(rows, MR); m++) memcpy(total[n / BLOCK] + m * BLOCK, first, sizeof first);
     }
+    if (depth > DEEP) memset(whole, 0, SUMS * sizeof(double));
     for (int64_t k = 0; k < depth; k += KC) {
-        const int64_t some = MIN(KC, depth - k);
+        const int64_t some = MIN(KC, depth - k), end = k + some;
         const matrix part = {b.data + k * b.down, b.down, b.along};
         if (strip) FN(pack_strip)(columns[0], part, some);
         for (int64_t n = 0; n < lanes; n += BLOCK) {
@@ -124,34 +126,53 @@ static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t l
             for (int64_t m = 0; m < rows; m += MR)
                 FN(multiply_tile)(total[n / BLOCK] + m * BLOCK, tiles + m * depth + k * MR, block, some);
         }
+        if (depth > DEEP && (end % DEEP == 0 || end == depth))
+            for (int64_t n = 0; n < lanes; n += BLOCK) {
+                const int64_t count = cc_round_up(rows, MR) * BLOCK;
+                double *sum = whole + n / BLOCK * (TILES * MR * BLOCK);
+                FN(add_run)(sum, total[n / BLOCK], count);
+                if (end < depth) memset(total[n / BLOCK], 0, count * sizeof(REAL));
+                else FN(round_runs)(total[n / BLOCK], sum, count);
+            }
     }
     for (int64_t m = 0; m < rows; m++)
         for (int64_t j = 0; j < lanes; j += V)
             FN(store_n)(c + m * width + j, FN(load)(total[j / BLOCK] + m * BLOCK + j % BLOCK), lanes - j);
 }
 
-/* Elements of scratch for a product. */
-static int64_t FN(tile_space)(int64_t rows, int64_t depth) { return cc_round_up(rows, MR) * depth; }
+/* Scratch of a product; returns its bytes. */
+#define space FN(cc_space)
+typedef struct { REAL *tiles; double *whole; } space;
+static int64_t FN(take_space)(space *s, int64_t rows, int64_t depth, void *scratch) {
+    cc_arena arena = {scratch, 0};
+    s->tiles = cc_take(&arena, cc_round_up(rows, MR) * depth * (int64_t)sizeof(REAL));
+    s->whole = cc_take(&arena, depth > DEEP ? cc_threads * SUMS * (int64_t)sizeof(double) : 0);
+    return arena.used;
+}
 
 static void FN(multiply)(REAL *c, int64_t rows, int64_t width, int64_t depth, matrix a, matrix b, const REAL *start,
-                         REAL *tiles) {
+                         void *scratch) {
+    space s;
+    FN(take_space)(&s, rows, depth, scratch);
     const int64_t row_step = TILES * MR, column_step = STRIP, column_tasks = cc_ceil_div(width, column_step);
-    FN(pack_tiles)(tiles, a, rows, depth);
+    FN(pack_tiles)(s.tiles, a, rows, depth);
     PARALLEL_TASKS(task, cc_ceil_div(rows, row_step) * column_tasks) {
         const int64_t m = task / column_tasks * row_step, n = task % column_tasks * column_step;
         FN(multiply_columns)(c + m * width + n, width, MIN(row_step, rows - m), MIN(column_step, width - n), depth,
-                             tiles + m * depth, (matrix){b.data + n * b.along, b.down, b.along}, start ? start + n : NULL);
+                             s.tiles + m * depth, (matrix){b.data + n * b.along, b.down, b.along},
+                             start ? start + n : NULL, s.whole + cc_thread() * SUMS);
     }
 }
 
-/* sum[n] = sum over rows of a[m][n], in two levels as above */
+/* sum[n] = sum over rows of a[m][n] */
 static void FN(sum_rows)(REAL *sum, const REAL *a, int64_t rows, int64_t width) {
     for (int64_t n = 0; n < width; n += V) {
+        double whole[V] = {0};
         vec total = {0};
-        for (int64_t m = 0; m < rows; m += KC) {
+        for (int64_t m = 0; m < rows; m += SUM_RUN) {
             vec part = {0};
-            for (int64_t i = m; i < MIN(m + KC, rows); i++) part += FN(load_n)(a + i * width + n, width - n);
-            total += part;
+            for (int64_t i = m; i < MIN(m + SUM_RUN, rows); i++) part += FN(load_n)(a + i * width + n, width - n);
+            total = FN(end_run)(whole, part);
         }
         FN(store_n)(sum + n, total, width - n);
     }
@@ -159,7 +180,8 @@ static void FN(sum_rows)(REAL *sum, const REAL *a, int64_t rows, int64_t width) 
 
 int64_t FN(linear_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const void *p, void *scratch) {
     const int64_t images = x->shape[0], features = w->shape[1], outputs = w->shape[0];
-    if (!scratch) return FN(tile_space)(images, features) * (int64_t)sizeof(REAL);
+    space s;
+    if (!scratch) return FN(take_space)(&s, images, features, NULL);
     FN(multiply)(y->data, images, outputs, features, (matrix){x->data, features, 1}, (matrix){w->data, 1, features},
                  b ? b->data : NULL, scratch);
     return 0;
@@ -168,8 +190,9 @@ int64_t FN(linear_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const void *p, v
 int64_t FN(linear_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const void *p,
                             void *scratch) {
     const int64_t images = dy->shape[0], features = w->shape[1], outputs = w->shape[0];
+    space s;
     if (!scratch)
-        return MAX(FN(tile_space)(images, outputs), FN(tile_space)(outputs, images)) * (int64_t)sizeof(REAL);
+        return MAX(FN(take_space)(&s, images, outputs, NULL), FN(take_space)(&s, outputs, images, NULL));
     if (cc_wanted(dx))
         FN(multiply)(dx->data, images, features, outputs, (matrix){dy->data, outputs, 1}, (matrix){w->data, features, 1},
                      NULL, scratch);

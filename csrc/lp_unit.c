@@ -192,9 +192,16 @@ static void FN(powers)(const unit_job *j, int64_t count, REAL above) {
 static void FN(means)(const unit_job *j, int64_t count, const REAL *share) {
     const int64_t elements = j->taps * j->pieces, run = j->run;
     for (int64_t i = 0; i < count; i += V) {
+        double whole[V] = {0};
         vec sum = FN(splat)(1);
-        for (int64_t q = 1; q < elements; q++)
+        for (int64_t q = 1; q < elements; q++) {
+            if (q % SUM_RUN == 0) {
+                FN(end_run)(whole, sum);
+                sum = (vec){0};
+            }
             sum += FN(load)(j->t + q * run + i) * FN(load)(j->slope + q * run + i);
+        }
+        if (elements > SUM_RUN) sum = FN(end_run)(whole, sum);
         const vec mean = sum * FN(load)(share + i);
         FN(store)(j->mean + i, mean);
         FN(store)(j->log_mean + i, FN(log_normal)(mean));
@@ -233,17 +240,23 @@ static double FN(lp_slopes)(const unit_job *j, int64_t count, const REAL *dys, c
         const vec root = FN(select)(most < (REAL)INFINITY, FN(exp_down)(log_root), undefined);
         const vec per_mean = FN(load)(share + i) / FN(load)(j->mean + i), scale = dy * (root * per_mean);
         const vec first = FN(load)(z);
+        double whole[V] = {0};
         vec logs = zero, of_first = one;
         ivec found = FN(magnitude)(first) == most;
         for (int64_t q = 1; q < elements; q++) {
             const int64_t at = q * run + i;
             const vec own = FN(load)(j->z + at), slope = FN(load)(j->slope + at);
             const ivec largest = ~found & (FN(magnitude)(own) == most);
+            if (q % SUM_RUN == 0) {
+                FN(end_run)(whole, logs);
+                logs = zero;
+            }
             logs += FN(load)(j->t + at) * slope * FN(load)(j->log_t + at);
             FN(store)(j->z + at, FN(signed_slope)(own, FN(select)(largest, one, slope)) * scale);
             of_first = FN(select)(largest, slope, of_first);
             found |= largest;
         }
+        if (elements > SUM_RUN) logs = FN(end_run)(whole, logs);
         FN(store)(z, FN(signed_slope)(first, of_first) * scale);
         to_p += dy * (most * root) * (logs * per_mean - log_root);
     }

@@ -26,11 +26,11 @@ ONE(reduce_relu_max) {
 }
 VARIANT(reduce_relu_max)
 VARIANT(spread_winner)
+DEEP_VARIANT(spread_winner)
 
 ONE(reduce_avg) {
-    vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += ELEMENT(0, i);
-    EACH_VECTOR PUT(0, sum[u] * l->share[0]);
+    SUM_LIST(1, EACH_VECTOR sum[0][u] += ELEMENT(0, i);)
+    EACH_VECTOR PUT(0, sum[0][u] * l->share[0]);
 }
 VARIANT(reduce_avg)
 
@@ -40,13 +40,15 @@ ONE(spread_avg) {
     EACH_VECTOR PUT(0, sum[u]);
 }
 VARIANT(spread_avg)
+DEEP_VARIANT(spread_avg)
 
 int64_t FN(max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool *p, void *scratch) {
     POOL(AS(.in = {x}, .out = {y}, .choice = winner), AS(0), FN(reduce_max), NULL)
 }
 
 int64_t FN(max_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p, void *scratch) {
-    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}), AS(.backward = 1), FN(spread_winner), NULL)
+    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}, .deep = FN(spread_winner_deep)), AS(.backward = 1),
+         FN(spread_winner), NULL)
 }
 
 int64_t FN(relu_max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool *p, void *scratch) {
@@ -62,6 +64,7 @@ int64_t FN(avg_pool_forward)(cc_out y, cc_in x, const cc_avg_pool *p, void *scra
 }
 
 int64_t FN(avg_pool_backward)(cc_out dx, cc_in dy, const cc_avg_pool *p, void *scratch) {
-    POOL(AS(.in = {dy}, .out = {dx}), AS(1, COUNTS, p->count_include_pad), FN(spread_avg), NULL)
+    POOL(AS(.in = {dy}, .out = {dx}, .deep = FN(spread_avg_deep)), AS(1, COUNTS, p->count_include_pad),
+         FN(spread_avg), NULL)
 }
 #endif

@@ -226,6 +226,26 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
     INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
                                int64_t lanes, ##__VA_ARGS__)
 #define EACH_VECTOR UNROLL for (int u = 0; u < n; u++)
+/* sum[s][u], s < sums: what the statements add to it for every entry i of the list. See SUM_RUN. */
+#define SUM_LIST(sums, ...)                                                                                         \
+    vec sum[sums][WIDE];                                                                                            \
+    double whole_[sums][WIDE * V];                                                                                  \
+    REAL run_[sums][WIDE * V];                                                                                      \
+    for (int64_t i = 0, end_ = MIN(SUM_RUN, l->count);; end_ = MIN(end_ + SUM_RUN, l->count)) {                     \
+        EACH_SUM(sums) sum[s][u] = (vec){0};                                                                        \
+        for (; i < end_; i++) {                                                                                     \
+            __VA_ARGS__                                                                                             \
+        }                                                                                                           \
+        if (l->count <= SUM_RUN) break;                                                                             \
+        if (end_ == SUM_RUN) memset(whole_, 0, sizeof whole_);                                                      \
+        EACH_SUM(sums) FN(store)(run_[s] + u * V, sum[s][u]);                                                       \
+        for (int s = 0; s < sums; s++) FN(add_run)(whole_[s], run_[s], n * V);                                      \
+        if (end_ < l->count) continue;                                                                              \
+        for (int s = 0; s < sums; s++) FN(round_runs)(run_[s], whole_[s], n * V);                                   \
+        EACH_SUM(sums) sum[s][u] = FN(load)(run_[s] + u * V);                                                       \
+        break;                                                                                                      \
+    }
+#define EACH_SUM(sums) UNROLL for (int s = 0; s < sums; s++) EACH_VECTOR
 #define ELEMENT(a, i) FN(load_n)(m->in[a] + l->at[i] + c + u * V, lanes)
 #define HERE FN(load_n)(m->here + c + u * V, lanes)
 #define WON(i) (FN(load_winner)(m->chosen + l->at[i] + c + u * V, lanes) == TAP(i))
@@ -261,6 +281,31 @@ INLINE void FN(fetch_share)(const pool_row *row, int64_t x) {
         EACH_PIXEL(if (WIDE > VECTORS && l->count > LONG) GROUPS(name, WIDE)                                        \
                    GROUPS(name, VECTORS) GROUPS(name, FEW) GROUPS(name, 1) REST(name))                              \
     }
+
+/* The walk in place of VARIANT(name) where lists are long, for what adds up what their entries give to out[0]: SUM_RUN of
+ * them at a time, and the sums of these in double. */
+#define DEEP_VARIANT(name, ...)                                                                                     \
+    static void FN(name##_deep)(const pool_row *row, const void *p) {                                               \
+        EACH_PIXEL(for (; c < channels; c += V) {                                                                   \
+            const int64_t lanes = MIN(V, channels - c);                                                             \
+            double whole[V] = {0};                                                                                  \
+            REAL part[V];                                                                                           \
+            pool_maps to = FN(move_maps)(m, c, c);                                                                  \
+            to.out[0] = part, to.past = 0;                                                                          \
+            for (int64_t i = 0; i < l->count; i += SUM_RUN) {                                                       \
+                const pool_list some = FN(list_piece)(l, i);                                                        \
+                FN(name##_one)(&some, &to, 0, p, 1, lanes, ##__VA_ARGS__);                                          \
+                FN(add_run)(whole, part, lanes);                                                                    \
+            }                                                                                                       \
+            FN(round_runs)(m->out[0] + c, whole, lanes);                                                            \
+        })                                                                                                          \
+    }
+static pool_list FN(list_piece)(const pool_list *l, int64_t first) {
+    pool_list some = *l;
+    some.count = MIN(SUM_RUN, l->count - first);
+    some.at += first, some.tap += first, some.share += first;
+    return some;
+}
 
 /* Of a long list the elements some entries behind i: a loop of more than a few instructions per load sees too few loads
  * ahead of itself to cross from page to page without waiting. */
@@ -341,6 +386,7 @@ static void FN(winner_out)(int32_t *to, const int32_t *from, int64_t pixels, int
 typedef struct {
     cc_in in[3], here, chosen;
     cc_out out[2], choice;
+    void *deep; /* a DEEP_VARIANT, or NULL */
 } pool_tensors;
 #endif
 
@@ -497,6 +543,7 @@ static int64_t FN(pool)(pool_tensors t, const cc_window *w, walk_kind kind, pool
     const int64_t bytes = scratch ? 0 : FN(plan)(t, w, kind, NULL).bytes;
     if (bytes && (bytes > OWN_SCRATCH || !there)) return bytes;
     const pool_job job = FN(plan)(t, w, kind, scratch ? scratch : own);
+    if (t.deep && job.walk.most > SUM_RUN) variant = (pool_fn *)t.deep;
     for (int thread = 0; thread < cc_threads; thread++) FN(start_lists)(&job, job.own + job.own_bytes * thread);
     PARALLEL_TASKS(task, job.tasks) {
         char *room = job.own + job.own_bytes * cc_thread();

@@ -171,6 +171,7 @@ static void FN(reduce_stochastic)(const pool_row *row, const void *p) {
 }
 
 VARIANT(spread_winner)
+DEEP_VARIANT(spread_winner)
 
 int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, const cc_stochastic_pool *p,
                                     void *scratch) {
@@ -193,6 +194,7 @@ int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, c
 }
 
 int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {
-    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}), AS(.backward = 1), FN(spread_winner), NULL)
+    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}, .deep = FN(spread_winner_deep)), AS(.backward = 1),
+         FN(spread_winner), NULL)
 }
 #endif

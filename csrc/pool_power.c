@@ -123,16 +123,16 @@ INLINE window_unit FN(unit)(vec best) {
 
 /* n vectors at x, whatever their size */
 INLINE void FN(scaled_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
-    vec best[WIDE] = {{0}}, sum[WIDE] = {{0}};
+    vec best[WIDE] = {{0}};
     window_unit unit[WIDE];
     for (int64_t i = 0; i < l->count; i++)
         EACH_VECTOR best[u] = FN(higher)(best[u], FN(magnitude)(FN(load_n)(x + l->at[i] + u * V, lanes)));
     EACH_VECTOR unit[u] = FN(unit)(best[u]);
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    SUM_LIST(1, EACH_VECTOR {
         const vec r = FN(magnitude)(FN(load_n)(x + l->at[i] + u * V, lanes)) * unit[u].step * unit[u].inverse;
-        sum[u] += l->share[i] * FN(power)(r, e, halves);
-    }
-    EACH_VECTOR y[u] = FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[u], e, halves), best[u]);
+        sum[0][u] += l->share[i] * FN(power)(r, e, halves);
+    })
+    EACH_VECTOR y[u] = FN(select)(FN(is_number)(best[u]), best[u] * FN(root)(sum[0][u], e, halves), best[u]);
 }
 
 static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes, double e, int halves) {
@@ -143,17 +143,16 @@ static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes
 
 /* As they stand where the root is a square root or none: any other magnifies its exponent's rounding by log sum. */
 INLINE void FN(plain_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
-    vec sum[WIDE] = {{0}};
     ivec seen[WIDE] = {{0}}, odd[WIDE], any = {0};
-    for (int64_t i = 0; i < l->count; i++) {
+    SUM_LIST(1, {
         FN(fetch_ahead)(l, x, i, n);
         EACH_VECTOR {
             const vec v = FN(load_n)(x + l->at[i] + u * V, lanes);
             seen[u] |= (ivec)v;
-            sum[u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
+            sum[0][u] += l->share[i] * FN(power)(halves == 2 ? FN(magnitude)(v) : v, e, halves);
         }
-    }
-    EACH_VECTOR odd[u] = FN(odd_sum)(sum[u], seen[u]), y[u] = FN(root)(sum[u], e, halves);
+    })
+    EACH_VECTOR odd[u] = FN(odd_sum)(sum[0][u], seen[u]), y[u] = FN(root)(sum[0][u], e, halves);
     EACH_VECTOR any |= odd[u];
     if (FN(any)(any))
         for (int u = 0; u < n; u++)
@@ -182,6 +181,7 @@ ONE(spread_lp, int halves) {
     EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
 }
 POWER_VARIANT(spread_lp, VECTORS)
+DEEP_VARIANT(spread_lp, ((const power *)p)->halves)
 
 /* p = inf */
 ONE(reduce_peak) {
@@ -200,28 +200,29 @@ ONE(spread_peak) {
     EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
 }
 VARIANT(spread_peak)
+DEEP_VARIANT(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
 /* n vectors at x, whatever their size */
 INLINE void FN(scaled_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
                                    vec *y, vec *total) {
-    vec best[WIDE] = {{0}}, sum[WIDE] = {{0}};
+    vec best[WIDE] = {{0}};
     window_unit unit[WIDE];
     for (int64_t i = 0; i < l->count; i++)
         EACH_VECTOR best[u] = FN(higher)(best[u], FN(positive)(FN(load_n)(x + l->at[i] + u * V, lanes)));
-    EACH_VECTOR unit[u] = FN(unit)(best[u]), total[u] = (vec){0};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
+    EACH_VECTOR unit[u] = FN(unit)(best[u]);
+    SUM_LIST(2, EACH_VECTOR {
         const vec r = FN(positive)(FN(load_n)(x + l->at[i] + u * V, lanes)) * unit[u].step * unit[u].inverse;
         const vec w = FN(power)(r, e, halves);
-        total[u] += w;
-        sum[u] += w * r;
-    }
+        sum[0][u] += w;
+        sum[1][u] += w * r;
+    })
     EACH_VECTOR {
         const ivec number = FN(is_number)(best[u]);
-        const vec share = FN(quotient)(sum[u], total[u]), most = FN(splat)((REAL)INFINITY);
+        const vec share = FN(quotient)(sum[1][u], sum[0][u]), most = FN(splat)((REAL)INFINITY);
         y[u] = FN(select)(number, best[u] * share, best[u]);
-        total[u] = FN(select)(number, FN(quotient)(total[u], FN(power)(share, e, halves)), most);
+        total[u] = FN(select)(number, FN(quotient)(sum[0][u], FN(power)(share, e, halves)), most);
     }
 }
 
@@ -234,25 +235,23 @@ static vec FN(scaled_expectation_vector)(const pool_list *l, const REAL *x, int6
 
 INLINE void FN(plain_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
                                   vec *y, vec *total) {
-    vec sum[WIDE] = {{0}};
     ivec seen[WIDE] = {{0}}, odd[WIDE], any = {0};
-    EACH_VECTOR total[u] = (vec){0};
-    for (int64_t i = 0; i < l->count; i++) {
+    SUM_LIST(2, {
         FN(fetch_ahead)(l, x, i, n);
         EACH_VECTOR {
             const vec a = FN(rectify)(FN(load_n)(x + l->at[i] + u * V, lanes)), w = FN(power)(a, e, halves);
             if (halves != 2) seen[u] |= (ivec)a;
-            total[u] += w;
-            sum[u] += w * a;
+            sum[0][u] += w;
+            sum[1][u] += w * a;
         }
-    }
-    EACH_VECTOR { /* where the sum is in range, so is the total: a^e is more than a^(e + 1), or both are 1 and more */
-        if (halves == 2) seen[u] = (ivec)total[u];
-        odd[u] = FN(odd_sum)(sum[u], seen[u]);
+    })
+    EACH_VECTOR { /* where sum[1] is in range, so is sum[0]: a^e is more than a^(e + 1), or both are 1 and more */
+        if (halves == 2) seen[u] = (ivec)sum[0][u];
+        odd[u] = FN(odd_sum)(sum[1][u], seen[u]);
         any |= odd[u];
-        y[u] = FN(select)(total[u] == 0, (vec){0}, FN(quotient)(sum[u], total[u]));
-        const vec rest = FN(quotient)(total[u], FN(power)(y[u], e, halves));
-        total[u] = FN(select)(total[u] == 0, FN(splat)((REAL)INFINITY), rest);
+        y[u] = FN(select)(sum[0][u] == 0, (vec){0}, FN(quotient)(sum[1][u], sum[0][u]));
+        const vec rest = FN(quotient)(sum[0][u], FN(power)(y[u], e, halves));
+        total[u] = FN(select)(sum[0][u] == 0, FN(splat)((REAL)INFINITY), rest);
     }
     if (FN(any)(any))
         for (int u = 0; u < n; u++) {
@@ -287,18 +286,18 @@ ONE(spread_expectation, int halves) {
     EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
 }
 POWER_VARIANT(spread_expectation, VECTORS)
+DEEP_VARIANT(spread_expectation, ((const power *)p)->halves)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
 
 /* One vector, whatever its size: y, and ratio; its winner. */
 static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c, int64_t lanes, vec to[2]) {
-    enum { n = 1 };
+    enum { n = 1, u = 0 };
     PEAK(FN(positive))
     const window_unit unit = FN(unit)(best[0]);
     const ivec number = FN(is_number)(best[0]);
-    vec mean = {0};
-    for (int64_t i = 0; i < l->count; i++)
-        mean += l->share[i] * (FN(positive)(FN(load_n)(m->in[0] + l->at[i] + c, lanes)) * unit.step * unit.inverse);
+    SUM_LIST(1, sum[0][0] += l->share[i] * (FN(positive)(ELEMENT(0, i)) * unit.step * unit.inverse);)
+    const vec mean = sum[0][0];
     to[0] = FN(select)(number, best[0] * (1 / mean), best[0]);
     to[1] = FN(select)(number, 1 / mean, (vec){0});
     return won[0] | (best[0] == 0); /* -1 where no element is positive */
@@ -306,22 +305,22 @@ static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c
 
 /* Of numbers, the positive ones are in the order of their bits as integers, and all others are less than 0's. */
 ONE(reduce_entropy) {
-    vec sum[WIDE] = {{0}}, y[WIDE], ratio[WIDE];
+    vec y[WIDE], ratio[WIDE];
     ivec best[WIDE] = {{0}}, won[WIDE], odd[WIDE], any = {0};
     EACH_VECTOR won[u] = (ivec){0} - 1;
-    for (int64_t i = 0; i < l->count; i++) {
+    SUM_LIST(1, {
         FN(fetch_ahead)(l, m->in[0] + c, i, n);
         EACH_VECTOR {
             const vec v = ELEMENT(0, i);
             const ivec better = (ivec)v > best[u];
-            sum[u] += FN(rectify)(v);
+            sum[0][u] += FN(rectify)(v);
             won[u] = FN(iselect)(better, TAP(i), won[u]);
             best[u] = (ivec)FN(higher)((vec)best[u], v);
         }
-    }
+    })
     EACH_VECTOR {
-        odd[u] = FN(odd_sum)(sum[u], (ivec)sum[u]);
-        ratio[u] = FN(select)(sum[u] == 0, (vec){0}, FN(quotient)((vec)best[u], sum[u] * l->share[0]));
+        odd[u] = FN(odd_sum)(sum[0][u], (ivec)sum[0][u]);
+        ratio[u] = FN(select)(sum[0][u] == 0, (vec){0}, FN(quotient)((vec)best[u], sum[0][u] * l->share[0]));
         y[u] = (vec)best[u] * ratio[u];
         any |= odd[u];
     }
@@ -351,6 +350,7 @@ ONE(spread_entropy) {
     EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[u]));
 }
 VARIANT(spread_entropy)
+DEEP_VARIANT(spread_entropy)
 
 /* --- the kernels -------------------------------------------------------------------------------------------------- */
 
@@ -366,8 +366,8 @@ int64_t FN(lp_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_lp_pool *
 
 int64_t FN(lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in winner, const cc_lp_pool *p, void *scratch) {
     const walk_kind kind = p->normalize ? (walk_kind)MEANS(1) : (walk_kind){1, ONES};
-    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}};
-    const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}};
+    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}, .deep = FN(spread_peak_deep)};
+    const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}, .deep = FN(spread_lp_deep)};
     const power e = power_of(p->p - 1);
     if (isinf(p->p)) return FN(pool)(peak, &p->window, kind, FN(spread_peak), NULL, scratch);
     return FN(pool)(t, &p->window, kind, FN(spread_lp), &e, scratch);
@@ -381,7 +381,8 @@ int64_t FN(gaussian_lp_pool_forward)(cc_out y, cc_in x, const cc_gaussian_lp_poo
 int64_t FN(gaussian_lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, const cc_gaussian_lp_pool *p,
                                       void *scratch) {
     const power e = power_of(p->p - 1);
-    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}), AS(1, WEIGHTS, 0, p->sigma), FN(spread_lp), &e)
+    POOL(AS(.in = {dy, y}, .here = x, .out = {dx}, .deep = FN(spread_lp_deep)), AS(1, WEIGHTS, 0, p->sigma),
+         FN(spread_lp), &e)
 }
 
 int64_t FN(expectation_pool_forward)(cc_out y, cc_out total, cc_in x, const cc_expectation_pool *p, void *scratch) {
@@ -392,7 +393,8 @@ int64_t FN(expectation_pool_forward)(cc_out y, cc_out total, cc_in x, const cc_e
 int64_t FN(expectation_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in total, const cc_expectation_pool *p,
                                       void *scratch) {
     const power e = power_of(p->power - 1);
-    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}), AS(1), FN(spread_expectation), &e)
+    POOL(AS(.in = {dy, y, total}, .here = x, .out = {dx}, .deep = FN(spread_expectation_deep)), AS(1),
+         FN(spread_expectation), &e)
 }
 
 int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p,
@@ -402,6 +404,7 @@ int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x,
 
 int64_t FN(entropy_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in ratio, cc_in winner, const cc_entropy_pool *p,
                                   void *scratch) {
-    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}), MEANS(1), FN(spread_entropy), NULL)
+    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}, .deep = FN(spread_entropy_deep)), MEANS(1),
+         FN(spread_entropy), NULL)
 }
 #endif

@@ -36,6 +36,7 @@
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 #define INLINE static inline __attribute__((always_inline))
+#define OUT_OF_LINE static __attribute__((noinline, unused))
 #define UNROLL _Pragma("GCC unroll 16")
 /* Has v, a vector, loaded once where compilers would load it again for every use. */
 #if defined(__x86_64__)
@@ -45,6 +46,8 @@
 #endif
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+#define SUM_RUN 64 /* terms */
 
 extern int cc_threads; /* runtime.c */
 /* PARALLEL_TASKS(task, count) { ... } does its body for every task below count, on all threads. Tasks are cut by shape,
@@ -194,6 +197,22 @@ INLINE vec FN(quotient)(vec a, vec b) {
     vec q = a / b;
     IN_REGISTER(q);
     return q;
+}
+/* A sum of many terms: at most SUM_RUN of them are added up in REAL, and the sums of such runs in double. So the error is
+ * that of one run, however many terms there are. A shorter sum is one run, and needs none of this. */
+OUT_OF_LINE void FN(add_run)(double *whole, const REAL *run, int64_t count) {
+    for (int64_t i = 0; i < count; i++) whole[i] += (double)run[i];
+}
+OUT_OF_LINE void FN(round_runs)(REAL *sum, const double *whole, int64_t count) {
+    for (int64_t i = 0; i < count; i++) sum[i] = (REAL)whole[i];
+}
+/* Of V sums: adds a run to them, and returns what they are so far. */
+OUT_OF_LINE vec FN(end_run)(double whole[V], vec run) {
+    REAL lane[V];
+    FN(store)(lane, run);
+    FN(add_run)(whole, lane, V);
+    FN(round_runs)(lane, whole, V);
+    return FN(load)(lane);
 }
 INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
 

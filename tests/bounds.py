@@ -121,7 +121,8 @@ def conv_terms(problem: Problem) -> tuple[int, tuple[int, ...]]:
 
 def conv(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
     """A sum of products. Where Winograd may compute it, an element errs as its tile does, however small its own terms
-    are: by 1e-5 of the largest at most, as test_winograd.py holds it to. The bias' gradient is a plain sum."""
+    are: by 1e-5 of the largest at most, of the standard normal x and w that are drawn here. (test_winograd.py has the
+    bound for any.) The bias' gradient is a plain sum."""
     sums, slopes = linear_in_its_terms(conv_terms)(problem, outputs, gradients, eps)
     window = problem.op.rule(*problem.arrays, **problem.attrs).params.window
     w, groups = problem.arrays[1], problem.attrs.get("groups", 1)
@@ -257,19 +258,20 @@ def tanh(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tu
 # own; the sum of C of them by C/2 eps more, the division by eps/2. In all r = (D + C + 8) eps of y.
 
 
-def _relative(x: Any, eps: float) -> Any:
-    return (np.max(x, axis=1, keepdims=True) - np.min(x, axis=1, keepdims=True) + x.shape[1] + 8) * eps
+def _relative(x: Any, eps: float, axis: int = 1) -> Any:
+    return (np.max(x, axis=axis, keepdims=True) - np.min(x, axis=axis, keepdims=True) + x.shape[axis] + 8) * eps
 
 
 def softmax(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:
     """dx = y (dy - s), s = sum dy y: y errs by r, so s by (r + (C + 2) eps) sum |dy y|, and dx by what follows."""
     x, tiny = exact(problem.arrays[0]), float(np.finfo(problem.dtype).tiny)
-    (y,), r = outputs, _relative(exact(problem.arrays[0]), eps)
+    axis = problem.attrs.get("axis", 1)
+    (y,), r = outputs, _relative(x, eps, axis)
     if problem.dy is None:
         return (r * y + tiny,), ()
     dy = np.abs(exact(problem.dy))
-    s = np.sum(dy * y, axis=1, keepdims=True)
-    return (r * y + tiny,), (y * (dy + s) * (2 * r + (x.shape[1] + 4) * eps) + tiny * (1 + dy + s),)
+    s = np.sum(dy * y, axis=axis, keepdims=True)
+    return (r * y + tiny,), (y * (dy + s) * (2 * r + (x.shape[axis] + 4) * eps) + tiny * (1 + dy + s),)
 
 
 def softmax_cross_entropy(problem: Problem, outputs: Arrays, gradients: Arrays, eps: float) -> tuple[Arrays, Arrays]:

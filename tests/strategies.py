@@ -218,7 +218,9 @@ def _linear_edge(draw: HypothesisDraw) -> Case:
 
 
 def _softmax_edge(draw: HypothesisDraw) -> Case:
-    return Case((3 * draw.normal(draw.integer(1, 3), draw.choice(LENGTHS), *_image(draw)[: draw.integer(0, 2)]),), {})
+    shape = [draw.integer(1, 3), draw.choice(LENGTHS), *_image(draw)[: draw.integer(0, 2)]]
+    axis = draw.choice([1, 1, draw.integer(-len(shape), len(shape) - 1)])
+    return Case((3 * draw.normal(*shape),), {"axis": axis})
 
 
 def _cross_entropy_edge(draw: HypothesisDraw) -> Case:

@@ -50,7 +50,7 @@ def test_every_kernel_assembles_everywhere():
         assert r["spill_stores"] == r["spill_loads"] == r["stack"] == 0, r  # sums stay in registers
         assert r["shared"] <= 48 * 1024, r
         if r["dtype"] == "float32" and r["kernel"] not in IN_DOUBLE:
-            assert r["f64"] == 0, f"computes in float64: {r}"
+            assert r["f64"] == 0, f"computes in float64 what is no sum: {r}"
     assert any(r["f64"] for r in records), "the count of float64 instructions finds none at all"
 
 

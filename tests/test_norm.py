@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from engines import ENGINES, to_host
+from engines import ENGINES, Engine, to_host
 
 import cnncore as cc
 from cnncore.errors import CnncoreError, ShapeError
@@ -149,16 +149,38 @@ def test_bad_shapes_of_lrn():
 
 @engines
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("value", [0.0, 0.3, -7.0])
+@pytest.mark.parametrize("value", [0.0, 0.3, -7.0, 255, 1 / 3, 1e6, -1e-6, 1e30])
 def test_a_constant_image_has_no_contrast(engine, dtype, value):
-    """Up to the borders, and no NaN: what rounding leaves of v stays small beside the floor of 1e-4."""
+    """Exactly, up to the borders and whatever its value: no rounding is left for divisive_norm to make large."""
     x = np.full((2, 3, 6, 7), value, dtype)
+    x[1] = 2 * x[0] + 1
     v, _ = compute(engine, cc.ops.subtractive_norm, x, kernel=5)
-    np.testing.assert_allclose(v, 0, atol=8 * np.finfo(dtype).eps * abs(value))
+    assert not v.any()
     y, dx = compute(engine, cc.ops.divisive_norm, v, kernel=5)
-    assert np.abs(y).max() <= 1e4 * np.abs(v).max() and np.isfinite(dx).all()
+    assert not y.any() and np.isfinite(dx).all()
     y, dx = compute(engine, cc.ops.divisive_norm, np.zeros_like(x), kernel=5, floor=0.5)
     assert not y.any() and (dx == 2).all()
+
+
+@engines
+@pytest.mark.parametrize("shape", [(1, 1, 40, 40), (2, 3, 33), (1, 20, 5, 9, 4), (1, 2, 70, 3)])
+def test_contrast_norm_of_a_constant_image(engine, shape):
+    shape = tuple(min(n, 6) for n in shape) if str(engine) == "cuda" else shape
+    with Engine("numpy").running() if engine == "numpy" else engine.running() as backend, cc.use_backend(backend):
+        for value in (255, 1e6, 0.1, 1e-6):
+            x = np.full(shape, value, np.float32)
+            for layout in (x, np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)):
+                assert not cc.layers.ContrastNorm().apply(layout)[0].any()
+
+
+@engines
+@pytest.mark.parametrize("first", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_reference(engine, first):
+    """The first element, which the others are taken less if it is a number, spoils its surroundings alone."""
+    x = RNG.standard_normal((1, 1, 12, 3)).astype(np.float32)
+    x[0, 0, 0, 0] = first
+    v, _ = compute(engine, cc.ops.subtractive_norm, x, kernel=3)
+    assert np.isfinite(v[0, 0, 3:]).all() and not np.isfinite(v[0, 0, 0, 0])
 
 
 @engines

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples
 
 import cnncore as cc
 from cnncore.backends import native
@@ -21,7 +24,10 @@ LAYERS = {
     "vgg56": (1, 64, 64, 56, 3, 1, 1),
     "vgg14": (1, 256, 256, 14, 3, 1, 1),
 }
-NORM = {3: 3e-6, 5: 6e-6}  # of |e| / |y|, both 2-norms; the largest |e| is at most 1e-5 of the largest |y|
+# Of standard normal x and w: of |e| / |y|, both 2-norms; the largest |e| is at most 1e-5 of the largest |y|.
+NORM = {3: 3e-6, 5: 6e-6}
+# Of any: of the largest |e| to (sum of |w| over a filter) (largest |x|), in units of eps.
+FACTOR = {3: 16, 5: 32}
 
 
 @pytest.fixture(params=native.supported() if native.compiled() else [])
@@ -80,6 +86,62 @@ def test_error_on_the_smallest_maps(isa, image, kernel):
 def test_error_on_standard_normal_data(isa, name):
     n, c, k, image, kernel, padding, groups = LAYERS[name]
     compare(problem(n, c, k, image, kernel, groups), {"padding": padding, "groups": groups}, kernel)
+
+
+def excess(arrays, kernel, dy_offset=0.0, **attrs):
+    """The largest error of y, dx and dw in units of what the bound in docs/winograd.md allows."""
+    x, w, _ = arrays
+    _, dy = results(arrays, attrs)
+    got, _ = results(arrays, {**attrs, "algorithm": "winograd"}, dy + np.float32(dy_offset))
+    x, w, b, dy = (np.asarray(a, np.float64) for a in (*arrays, dy + np.float32(dy_offset)))
+    want, _ = results((x, w, b), attrs, dy)
+    per_filter = np.abs(w).sum(axis=(1, 2, 3))[:, None, None] * np.abs(x).max()
+    per_channel = np.abs(w).sum(axis=(0, 2, 3))[:, None, None] * np.abs(dy).max()
+    per_map = np.abs(dy).sum(axis=(0, 2, 3))[:, None, None, None] * np.abs(x).max()
+    unit = FACTOR[kernel] * float(np.finfo(np.float32).eps)
+    sizes = (per_filter, per_channel, per_map)
+    return {
+        name: float(np.max(np.abs(a - z) / (unit * size + 1e-30)))
+        for name, a, z, size in zip(("y", "dx", "dw"), got, want, sizes, strict=False)
+    }
+
+
+FILTERS = {
+    "normal": lambda w: w,
+    "of sum 0": lambda w: w - w.mean(axis=(2, 3), keepdims=True),
+    "of sum 0 over all channels": lambda w: w - w.mean(axis=(1, 2, 3), keepdims=True),
+    "positive": np.abs,
+    "sparse": lambda w: np.where(np.abs(w) > 2, w, 0),
+    "differences": lambda w: np.sign(w - np.roll(w, 1, axis=3)),
+}
+
+
+@examples(60)
+@given(data=st.data())
+@pytest.mark.parametrize("name", native.supported() if native.compiled() else [])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_the_error_is_bounded_by_what_it_depends_on(kernel, name, data):
+    """Offsets of x and dy, filters of sum 0, constant images, any scale."""
+    c, k = data.draw(st.sampled_from([1, 8, 16, 33, 100])), data.draw(st.sampled_from([1, 9, 16]))
+    image = tuple(data.draw(st.integers(kernel + 3, 20)) for _ in range(2))
+    x, w, b = problem(data.draw(st.integers(1, 2)), c, k, image, kernel, 1, data.draw(st.integers(0, 2**16)))
+    x = x * data.draw(st.sampled_from([np.float32(0), np.float32(1)]), label="contrast of x")
+    x = x + np.float32(data.draw(st.sampled_from([0.1, 1, -7, 128, -1e4]), label="offset of x"))
+    w = FILTERS[data.draw(st.sampled_from(list(FILTERS)), label="filters")](w).astype(np.float32)
+    scale = np.float32(data.draw(st.sampled_from([1, 1e-6, 1e6]), label="scale"))
+    attrs = {"padding": data.draw(st.integers(0, 2))}
+    with native.use_isa(name):
+        found = excess((x * scale, w, 0 * b), kernel, data.draw(st.sampled_from([0, 1, 128])), **attrs)
+    assert max(found.values()) <= 1, found
+
+
+def test_an_offset_under_filters_of_sum_0(isa):
+    """The error stays what that of the large terms is; of the small results it may be more than 1e-5."""
+    for seed in range(200):
+        x, w, b = problem(1, 16, 16, 10, 3, 1, seed)
+        w = (w - w.mean(axis=(2, 3), keepdims=True)).astype(np.float32)
+        found = excess((x + np.float32(128), w, 0 * b), 3)
+        assert max(found.values()) <= 1, (seed, found)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -30,6 +30,8 @@ from ..errors import BackendError, CnncoreError, install_hint
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0))
 DTYPES = ("float32", "float64")
+# Instructions that compute in float64. Sums (and moves, conversions, comparisons) may be so for float32, too.
+FLOAT64 = re.compile(r"^\s+(?:@\S+\s+)?(?!add|sub|cvt|mov|ld|st|selp|setp)\S+\.f64\s", re.MULTILINE)
 FIELDS = {
     "registers": r"Used (\d+) registers",
     "stack": r"(\d+) bytes stack frame",
@@ -107,7 +109,7 @@ def inspect_kernel(kernel: Any, dtype: str, ptxas: Path) -> Iterator[dict[str, A
             library = library or lower(kernel, dtype)
             (ptx,) = library.get_asm_strs(cc=arch)
             record.update(assemble(ptxas, ptx, arch))
-            record["f64"] = len(re.findall(r"^\s+\S+\.f64\s", ptx, re.MULTILINE))
+            record["f64"] = len(FLOAT64.findall(ptx))
         except Exception as error:  # any of Numba's many: the report shall name every kernel that fails
             record["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         yield {**record, "seconds": round(time.perf_counter() - begin, 3)}

@@ -32,7 +32,9 @@ _chosen = contextvars.ContextVar("cnncore_backend", default=os.environ.get("CNNC
 
 
 class NumPyBackend:
-    """The definitions in `cnncore/ops/`, run as they stand."""
+    """The definitions in `cnncore/ops/`, run as they stand. What underflows in them is nothing, and Inf and NaN are
+    documented answers: NumPy neither warns of them nor raises, whatever the caller's np.errstate asks of his own code.
+    """
 
     name = "numpy"
 
@@ -44,7 +46,8 @@ class NumPyBackend:
 
     def forward(self, plan: Any, arrays: Any, out: Any = None) -> tuple[Any, ...]:
         # NumPy turns 0-d results into scalars; asarray turns them back into arrays.
-        results = tuple(np.asarray(result) for result in plan.op.forward(plan.spec.params, *arrays))
+        with np.errstate(all="ignore"):
+            results = tuple(np.asarray(result) for result in plan.op.forward(plan.spec.params, *arrays))
         if out is None:
             return results
         for target, value in zip(out, results, strict=False):
@@ -52,7 +55,8 @@ class NumPyBackend:
         return (*out, *results[len(out) :])
 
     def backward(self, plan: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
-        gradients = plan.op.backward(plan.spec.params, needs, dy, *saved)
+        with np.errstate(all="ignore"):
+            gradients = plan.op.backward(plan.spec.params, needs, dy, *saved)
         return tuple(None if g is None else np.asarray(g) for g in gradients)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:

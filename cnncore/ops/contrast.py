@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import ShapeError
 from . import domain, geometry
 from .op import MAP, Arrays, Case, Op, Spec, register
+from .sums import mean, total
 
 
 def gaussian(before: int, after: int, sigma: float) -> list[float]:
@@ -24,7 +25,7 @@ def gaussian(before: int, after: int, sigma: float) -> list[float]:
 
 def slide(a: np.ndarray, axis: int, weights: list[float], before: int) -> np.ndarray:
     """y_s = sum over i of weights[i] a[s - before + i] along one axis, over what there is of a."""
-    y, ahead, count = np.zeros_like(a), (slice(None),) * axis, a.shape[axis]
+    y, ahead, count = np.zeros(a.shape), (slice(None),) * axis, a.shape[axis]
     for i, weight in enumerate(weights):
         low, high = max(0, before - i), min(count, count + before - i)
         y[(*ahead, slice(low, high))] += weight * a[(*ahead, slice(low - before + i, high - before + i))]
@@ -32,11 +33,11 @@ def slide(a: np.ndarray, axis: int, weights: list[float], before: int) -> np.nda
 
 
 def blur(a: np.ndarray, p: Any, turned: bool = False) -> np.ndarray:
-    """The Gaussian mean of a (N, *S) around every element, over what is real; `turned`: its transpose."""
+    """The Gaussian mean of a (N, *S) around every element, over what is real; `turned`: its transpose. In float64."""
     missing = 4 - a.ndim
     for axis, (before, after, sigma) in enumerate(list(zip(p.before, p.after, p.sigma, strict=True))[missing:], 1):
         weights = gaussian(before, after, sigma)
-        whole = slide(np.ones(a.shape[axis]), 0, weights, before).astype(a.dtype)
+        whole = slide(np.ones(a.shape[axis]), 0, weights, before)
         whole = whole.reshape(-1, *(1,) * (a.ndim - 1 - axis))
         a = slide(a / whole, axis, weights[::-1], after) if turned else slide(a, axis, weights, before) / whole
     return a
@@ -69,7 +70,8 @@ def subtractive_norm_rule(x: Any, *, kernel: Any = 9, sigma: float | None = None
     Shapes: x (N, C, *S), rank 1 to 3, y the same. `kernel`: the window, an int or one per axis; along an axis it holds
     s - floor((kernel - 1)/2) ... s + ceil((kernel - 1)/2). `sigma` in elements, the same for every axis; by default a
     quarter of the axis's kernel.
-    Edges: at borders the weights are those of the real elements, and sum to 1; so a constant map gives 0 everywhere.
+    Edges: at borders the weights are those of the real elements, and sum to 1; so an image of one value gives 0
+    everywhere, exactly and whatever the value: x and m are taken less the image's first element, if that is finite.
     Raises ShapeError, DTypeError, CnncoreError (sigma below 0.001).
     Source: the paper's 1.3; Jarrett et al. 2009, section 2.2.
     """
@@ -77,11 +79,15 @@ def subtractive_norm_rule(x: Any, *, kernel: Any = 9, sigma: float | None = None
 
 
 def subtractive_norm_forward(p: Any, x: np.ndarray) -> Arrays:
-    return (x - blur(x.mean(axis=1), p)[:, None],)
+    first = x[(slice(None), *(slice(1),) * (x.ndim - 1))]
+    x = x - np.where(np.isfinite(first), first, 0)
+    return ((x - blur(x.mean(axis=1, dtype=np.float64), p)[:, None]).astype(x.dtype),)
 
 
 def subtractive_norm_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray) -> Arrays:
-    return (dy - blur(dy.mean(axis=1), p, turned=True)[:, None] if needs[0] else None,)
+    if not needs[0]:
+        return (None,)
+    return ((dy - blur(dy.mean(axis=1, dtype=np.float64), p, turned=True)[:, None]).astype(dy.dtype),)
 
 
 # --- divisive ---
@@ -99,10 +105,10 @@ def divisive_norm_rule(x: Any, *, kernel: Any = 9, sigma: float | None = None, f
 
     Shapes: x (N, C, *S), rank 1 to 3, y the same. `kernel` and `sigma` as for `subtractive_norm`. Kept for backward,
     all (N, 1, *S): `local` is r, `divisor` is d, and `winner` says what d_s is: 0 for r_s, 1 the mean, 2 the floor.
-    Edges: an image of zeros gives 0, and dy / floor as gradient. `floor` is in units of x; rounding errors of an image
-    without contrast stay below it. Where r_s = 0 it passes no gradient. Of equals the floor is d_s before the mean, and
-    the mean before r_s; equal are two that lie within rounding (64 eps of the dtype), as all r_s of an image whose
-    elements have one magnitude do. Squares are taken in x's dtype: where they overflow (|x| above about 1e19 in
+    Edges: an image of zeros gives 0, and dy / floor as gradient. `floor` is in units of x: it should be small beside
+    the images' contrasts. Where r_s = 0 it passes no gradient. Of equals the floor is d_s before the mean, and the mean
+    before r_s; equal are two that lie within rounding (64 eps of the dtype), as all r_s of an image whose elements have
+    one magnitude do. Squares are taken in x's dtype: where they overflow (|x| above about 1e19 in
     float32) y is 0 in the whole image. Inf or NaN makes y 0 or NaN there, and the gradient NaN.
     Raises ShapeError, DTypeError, CnncoreError (sigma below 0.001, floor not positive).
     Source: the paper's 1.3; Jarrett et al. 2009, section 2.2.
@@ -117,17 +123,16 @@ def divisive_norm_rule(x: Any, *, kernel: Any = 9, sigma: float | None = None, f
 
 def _mean(r: np.ndarray) -> np.ndarray:
     """The mean of every image, (N, 1, ...)."""
-    return r.mean(axis=tuple(range(1, r.ndim)), keepdims=True) if r.size else r
+    return mean(r, tuple(range(1, r.ndim)), keepdims=True) if r.size else r
 
 
 def divisive_norm_forward(p: Any, x: np.ndarray) -> Arrays:
-    with np.errstate(over="ignore", invalid="ignore"):
-        r = np.sqrt(blur((x * x).mean(axis=1), p))
-        mean, equal = _mean(r), 1 + 64 * np.finfo(x.dtype).eps
-        below = np.where(mean > equal * p.floor, MEAN, FLOOR)
-        winner = np.where(r > equal * np.maximum(mean, p.floor), RESPONSE, below)
-        d = np.maximum(np.maximum(r, mean), p.floor)
-        return x / d[:, None], r[:, None], d[:, None], winner[:, None].astype(np.int32)
+    r = np.sqrt(blur((x * x).mean(axis=1, dtype=np.float64), p)).astype(x.dtype)
+    average, equal = _mean(r), 1 + 64 * np.finfo(x.dtype).eps
+    below = np.where(average > equal * p.floor, MEAN, FLOOR)
+    winner = np.where(r > equal * np.maximum(average, p.floor), RESPONSE, below)
+    d = np.maximum(np.maximum(r, average), p.floor)
+    return x / d[:, None], r[:, None], d[:, None], winner[:, None].astype(np.int32)
 
 
 def divisive_norm_backward(
@@ -137,11 +142,10 @@ def divisive_norm_backward(
     if not needs[0]:
         return (None,)
     r, d, winner = local[:, 0], divisor[:, 0], winner[:, 0]
-    with np.errstate(invalid="ignore"):
-        u = -(dy * x).sum(axis=1) / d / d
-        e = np.where(winner == RESPONSE, u, 0) + _mean(np.where(winner == MEAN, u, 0))
-        e = np.divide(e, r, out=np.zeros_like(r), where=r != 0)
-        return (dy / divisor + x * (blur(e, p, turned=True) / x.shape[1])[:, None],)
+    u = -total(dy * x, 1) / d / d
+    e = np.where(winner == RESPONSE, u, 0) + _mean(np.where(winner == MEAN, u, 0))
+    e = np.divide(e, r, out=np.zeros_like(r), where=r != 0)
+    return ((dy / divisor + x * (blur(e, p, turned=True) / x.shape[1])[:, None]).astype(x.dtype),)
 
 
 # --- problems ---

@@ -10,24 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.kernel import THREADS, Float1, Float2, Float3, Int, Int2, Real, cuda, empty, kernel, view
+from ..backends.kernel import THREADS, Float1, Float2, Float3, Int, Int2, Real, cuda, device, empty, kernel, view
 from .contrast import FLOOR, MEAN, RESPONSE, gaussian, slide
 from .conv_cuda import sum_maps
 
 Arrays = tuple[Any, ...]
 
 
+@device
+def reference(a: Any, n: int, centred: int) -> Any:
+    """What an image's elements are taken less: its first one, if it is asked for and finite."""
+    first = a[n, 0, 0]
+    return first if centred and first - first == 0 else a.dtype.type(0)
+
+
 @kernel
-def sum_over_maps(plane: Float2, a: Float3, b: Float3, squared: Int, scale: Real) -> None:
-    """plane = scale (sum over the maps of a b), of a alone where `squared` is 0."""
+def sum_over_maps(plane: Float2, a: Float3, b: Float3, squared: Int, centred: Int, scale: Real) -> None:
+    """plane = scale (sum over the maps of a b), of a alone (see `reference`) where `squared` is 0."""
     first, image0 = cuda.grid(2)
     step, images = cuda.gridsize(2)
     for n in range(image0, a.shape[0], images):
+        less = reference(a, n, centred)
         for s in range(first, a.shape[2], step):
-            total = a.dtype.type(0)
+            total = np.float64(0)
             for c in range(a.shape[1]):
-                total += a[n, c, s] * b[n, c, s] if squared else a[n, c, s]
-            plane[n, s] = total * scale
+                total += a[n, c, s] * b[n, c, s] if squared else a[n, c, s] - less
+            plane[n, s] = a.dtype.type(total) * scale
 
 
 @kernel
@@ -39,23 +47,25 @@ def blur_axis(y: Float3, a: Float3, weights: Float1, whole: Float1, before: Int,
     for o in range(outer0, a.shape[0], outers):
         for at in range(first, a.shape[1] * a.shape[2], step):
             s, i = at // a.shape[2], at % a.shape[2]
-            total = a.dtype.type(0)
+            total = np.float64(0)
             for t in range(max(s - low, 0), min(s + high + 1, a.shape[1])):
                 if turned:
                     total += weights[s - t + before] * a[o, t, i] / whole[t]
                 else:
                     total += weights[t - s + before] * a[o, t, i]
-            y[o, s, i] = total if turned else total / whole[s]
+            sum_ = a.dtype.type(total)
+            y[o, s, i] = sum_ if turned else sum_ / whole[s]
 
 
 @kernel
-def subtract_plane(y: Float3, x: Float3, plane: Float2) -> None:
+def subtract_plane(y: Float3, x: Float3, plane: Float2, centred: Int) -> None:
     first, row0 = cuda.grid(2)
     step, rows = cuda.gridsize(2)
     for row in range(row0, x.shape[0] * x.shape[1], rows):
         n, c = row // x.shape[1], row % x.shape[1]
+        less = reference(x, n, centred)
         for s in range(first, x.shape[2], step):
-            y[n, c, s] = x[n, c, s] - plane[n, s]
+            y[n, c, s] = (x[n, c, s] - less) - plane[n, s]
 
 
 @kernel
@@ -134,11 +144,11 @@ def _maps(kernel_: Any, y: Any, *args: Any) -> None:
     kernel_.plane(y.shape[2], y.shape[0] * y.shape[1], y, *args)
 
 
-def _sum(x: Any, other: Any, scale: float) -> Any:
-    """The plane (N, P) of scale (sum over the maps of x other), of x alone where other is None."""
+def _sum(x: Any, other: Any, scale: float, centred: bool = False) -> Any:
+    """The plane (N, P) of scale (sum over the maps of x other), of x alone (see `reference`) where other is None."""
     plane = empty((x.shape[0], x.shape[2]), x.dtype)
     squared = other is not None
-    sum_over_maps.plane(x.shape[2], x.shape[0], plane, x, other if squared else x, int(squared), scale)
+    sum_over_maps.plane(x.shape[2], x.shape[0], plane, x, other if squared else x, int(squared), int(centred), scale)
     return plane
 
 
@@ -162,7 +172,8 @@ def _blur(p: Any, plane: Any, size: tuple[int, ...], turned: bool) -> Any:
 def _subtract(p: Any, y: Any, x: Any, turned: bool) -> None:
     size, y, x = x.shape[2:], _rank3(y), _rank3(x)
     if 0 not in x.shape:
-        _maps(subtract_plane, y, x, _blur(p, _sum(x, None, 1 / x.shape[1]), size, turned))
+        plane = _blur(p, _sum(x, None, 1 / x.shape[1], not turned), size, turned)
+        _maps(subtract_plane, y, x, plane, int(not turned))
 
 
 def _subtractive_forward(p: Any, out: Arrays, x: Any) -> None:

@@ -12,6 +12,7 @@ from ..errors import CnncoreError, DTypeError, ShapeError
 from . import domain, geometry
 from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
 from .pointwise import relu_backward, relu_forward
+from .sums import total
 
 ALGORITHMS = ("auto", "direct", "winograd")  # numbered as in csrc/conv_winograd.h
 
@@ -35,9 +36,11 @@ def conv_rule(
 
     `algorithm`: how the C kernels compute it. "direct" sums the products above as they stand. "winograd" transforms
     tiles of 4x4 outputs, for 3x3 and 5x5 kernels of stride and dilation 1 in float32: 4 and 6.25 times fewer
-    multiplications, and about 1e-6 and 3e-6 of |y| as error (docs/architecture.md). "auto" takes the cheaper one, in
+    multiplications, and an error of at most 2e-6 (5x5: 4e-6) times the sum of a filter's |w| times the largest |x|. Of
+    x and w around 0 that is about 1e-6 and 3e-6 of |y|; where large terms cancel, as those of an x far from 0 under
+    filters of sum 0 do, it is more of |y|, and "direct" errs less (docs/winograd.md). "auto" takes the cheaper one, in
     float64 always the direct one. NumPy and CUDA compute as with "direct", and so does C for 5x5 where y is smaller
-    than a tile along an axis: there the largest error would pass 1e-5 of the largest result.
+    than a tile along an axis, and for more than 4096 channels.
 
     Raises ShapeError, DTypeError, CnncoreError.
     Source: the paper's 1.1 and 1.3; groups are Krizhevsky et al. 2012's split over two GPUs;
@@ -114,22 +117,27 @@ def _flat(a: np.ndarray) -> np.ndarray:
     return a.reshape(*a.shape[:3], math.prod(a.shape[3:]))
 
 
+def _wide(a: np.ndarray) -> np.ndarray:
+    """In float64, so that sums keep their digits; their results are rounded to the dtype once."""
+    return a.astype(np.float64, copy=False)
+
+
 def conv_forward(p: Any, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> Arrays:
-    padded = _grouped(p.window.pad(x), p.groups, 1)
-    filters = _grouped(w, p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
-    y = np.zeros((x.shape[0], *filters.shape[:2], *p.window.out), x.dtype)
+    padded = _grouped(p.window.pad(_wide(x)), p.groups, 1)
+    filters = _grouped(_wide(w), p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
+    y = np.zeros((x.shape[0], *filters.shape[:2], *p.window.out))
     for t, at in p.window.offsets():
         y += np.einsum("ngc...,gkc->ngk...", padded[(..., *at)], filters[..., t])
     y = y.reshape(x.shape[0], w.shape[0], *p.window.out)
     if b is not None:
         y += b.reshape(-1, *(1,) * len(p.window.out))
-    return (y,)
+    return (y.astype(x.dtype, copy=False),)
 
 
 def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, w: np.ndarray) -> Arrays:
-    padded = _grouped(p.window.pad(x), p.groups, 1)
-    filters = _grouped(w, p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
-    above = _grouped(dy, p.groups, 1)
+    padded = _grouped(p.window.pad(_wide(x)), p.groups, 1)
+    filters = _grouped(_wide(w), p.groups, 0).reshape(p.groups, w.shape[0] // p.groups, w.shape[1], -1)
+    above = _grouped(_wide(dy), p.groups, 1)
     dpadded, dfilters = np.zeros_like(padded), np.zeros_like(filters)
     for t, at in p.window.offsets():
         if needs[0]:
@@ -138,9 +146,9 @@ def conv_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray
             patch = padded[(..., *at)]
             dfilters[..., t] = np.einsum("ngko,ngco->gkc", _flat(above), _flat(patch))
     return (
-        dpadded.reshape(*x.shape[:2], *p.window.padded)[p.window.inside] if needs[0] else None,
-        dfilters.reshape(w.shape) if needs[1] else None,
-        dy.sum(axis=(0, *range(2, dy.ndim))) if needs[2] else None,
+        dpadded.reshape(*x.shape[:2], *p.window.padded)[p.window.inside].astype(x.dtype) if needs[0] else None,
+        dfilters.reshape(w.shape).astype(w.dtype, copy=False) if needs[1] else None,
+        total(dy, (0, *range(2, dy.ndim))) if needs[2] else None,
     )
 
 

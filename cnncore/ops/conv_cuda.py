@@ -54,6 +54,7 @@ A_PITCH = ROWS + 1  # one unused column of the tile of A: neighbours along the d
 TILE_THREADS = COLUMN_THREADS * ROW_THREADS
 PART = 64 if SIMULATED else 4096  # depth of one part of dw
 MOST_PARTS = 64
+RUN = 64 if SIMULATED else 1024  # terms that are added up before they are added to the sums of other runs
 FORWARD, INPUT, WEIGHT = 0, 1, 2
 
 
@@ -94,6 +95,7 @@ def _product(reading: int) -> Callable[..., None]:
         column_at = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
         depth_at = cuda.shared.array((5, DEPTH), np.int64)  # the same of every depth index, and its number
         sums = cuda.local.array((EACH_ROW, EACH_COLUMN), out.dtype)
+        whole = cuda.shared.array((EACH_ROW, EACH_COLUMN, TILE_THREADS), out.dtype)  # of runs; registers are scarce
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         me = ty * COLUMN_THREADS + tx
 
@@ -109,7 +111,7 @@ def _product(reading: int) -> Callable[..., None]:
 
         for i in range(EACH_ROW):
             for j in range(EACH_COLUMN):
-                sums[i, j] = out.dtype.type(0)
+                sums[i, j], whole[i, j, me] = out.dtype.type(0), out.dtype.type(0)
         for e in range(me, COLUMNS, TILE_THREADS):
             j = min(column0 + e, columns - 1)
             column_at[0, e] = j // column_size
@@ -156,13 +158,18 @@ def _product(reading: int) -> Callable[..., None]:
                 b_tile[k, j] = b[image, channel, d, h, w] if inside else out.dtype.type(0)
             cuda.syncthreads()
             accumulate(sums, a_tile, b_tile, ty, tx, steps)
+            if start % RUN == RUN - DEPTH:
+                for i in range(EACH_ROW):
+                    for j in range(EACH_COLUMN):
+                        whole[i, j, me] += sums[i, j]
+                        sums[i, j] = out.dtype.type(0)
 
         for i in range(EACH_ROW):
             row = row0 + ty + ROW_THREADS * i
             for j in range(EACH_COLUMN):
                 column = column0 + tx + COLUMN_THREADS * j
                 if row < rows and column < columns:
-                    value = sums[i, j]
+                    value = whole[i, j, me] + sums[i, j]
                     if bias.shape[0] > 0:
                         value += bias[group * rows + row]
                     if relu == 1 and value <= 0:  # so that NaN stays
@@ -179,7 +186,7 @@ PRODUCTS = [kernel(_product(r), name) for r, name in enumerate(("conv_forward", 
 def fold(total: Float1, parts: Float2) -> None:
     """Sum over the first axis, in order; a thread per result."""
     for i in range(cuda.grid(1), total.shape[0], cuda.gridsize(1)):
-        value = total.dtype.type(0)
+        value = np.float64(0)
         for part in range(parts.shape[0]):
             value += parts[part, i]
         total[i] = value
@@ -187,11 +194,11 @@ def fold(total: Float1, parts: Float2) -> None:
 
 @kernel
 def sum_maps(total: Float1, a: Float3, scale: Real) -> None:
-    """scale times the sum over the first and last axis: a block per map, a tree of sums in shared memory."""
-    partial = cuda.shared.array(THREADS, total.dtype)
+    """scale times the sum over the first and last axis: a block per map, a tree of float64 sums in shared memory."""
+    partial = cuda.shared.array(THREADS, np.float64)
     me = cuda.threadIdx.x
     for channel in range(cuda.blockIdx.x, a.shape[1], cuda.gridDim.x):
-        value = total.dtype.type(0)
+        value = np.float64(0)
         for j in range(me, a.shape[0] * a.shape[2], THREADS):
             value += a[j // a.shape[2], channel, j % a.shape[2]]
         partial[me] = value
@@ -203,7 +210,7 @@ def sum_maps(total: Float1, a: Float3, scale: Real) -> None:
             cuda.syncthreads()
             half //= 2
         if me == 0:
-            total[channel] = partial[0] * scale
+            total[channel] = total.dtype.type(partial[0]) * scale
         cuda.syncthreads()  # before the next map overwrites partial[0]
 
 

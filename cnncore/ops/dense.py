@@ -10,8 +10,9 @@ import numpy as np
 
 from ..backends import select
 from ..errors import CnncoreError, ShapeError
-from . import domain
-from .op import INDEX, MAP, PARAM, Arrays, Case, Op, Spec, flops_free, register
+from . import domain, geometry
+from .op import INDEX, MAP, MAX_AXES, PARAM, Arrays, Case, Op, Spec, flops_free, register
+from .sums import product, total
 
 # --- linear ---
 
@@ -36,14 +37,14 @@ def linear_rule(x: Any, w: Any, b: Any = None) -> Spec:
 
 
 def linear_forward(p: Any, x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> Arrays:
-    return (x @ w.T if b is None else x @ w.T + b,)
+    return (product(x, w.T) if b is None else product(x, w.T) + b,)
 
 
 def linear_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, w: np.ndarray) -> Arrays:
     return (
-        dy @ w if needs[0] else None,
-        dy.T @ x if needs[1] else None,
-        dy.sum(axis=0) if needs[2] else None,
+        product(dy, w) if needs[0] else None,
+        product(dy.T, x) if needs[1] else None,
+        total(dy, 0) if needs[2] else None,
     )
 
 
@@ -67,34 +68,42 @@ linear = register(
 # --- softmax ---
 
 
-def softmax_rule(x: Any) -> Spec:
-    """Softmax over axis 1, the maps or classes.
+def softmax_rule(x: Any, *, axis: int = 1) -> Spec:
+    """Softmax along an axis, by default over axis 1, the maps or classes.
 
     y_i = exp(x_i - m) / sum over j of exp(x_j - m), m = max of x.   Gradient: y_i (dy_i - sum over j of dy_j y_j).
 
-    Shapes: x (N, C, *S) with 0 to 3 spatial axes, y the same.
+    Shapes: x of 1 to 5 axes, y the same. `axis` may be negative; of an x with one axis it must be named (0 or -1).
     Edges: no overflow at any finite x. A NaN or +Inf among the x_j makes their whole softmax NaN.
     Raises ShapeError, DTypeError.
     Source: the paper's 1.3.
     """
-    if len(x.shape) < 2 or x.shape[1] == 0:
-        raise ShapeError(f"softmax: x must be (N, C, *S) with C at least 1, got shape {tuple(x.shape)}")
-    return Spec(SimpleNamespace(), {"y": (tuple(x.shape), None)})
+    shape, rank = tuple(x.shape), len(x.shape)
+    place = geometry.integer("softmax", "axis", axis, -MAX_AXES)
+    if not -rank <= place < rank:
+        hint = f"; name one from {-rank} to {rank - 1}: softmax(x, axis=-1)" if rank else ""
+        raise ShapeError(f"softmax: x must be an array with an axis {place}, got shape {shape}{hint}")
+    place %= rank
+    if shape[place] == 0:
+        raise ShapeError(f"softmax: x must be of length 1 at least along axis {place}, got shape {shape}")
+    five = place if place < 2 else place + MAX_AXES - rank  # as kernels number axes: those that x lacks are the 2nd on
+    return Spec(SimpleNamespace(place=place, axis=five), {"y": (shape, None)})
 
 
 def softmax_forward(p: Any, x: np.ndarray) -> Arrays:
-    with np.errstate(invalid="ignore", over="ignore"):  # Inf - Inf: the NaN is the documented answer
-        e = np.exp(x - x.max(axis=1, keepdims=True))
-    return (e / e.sum(axis=1, keepdims=True),)
+    e = np.exp(x - x.max(axis=p.place, keepdims=True))
+    return (e / total(e, p.place, keepdims=True),)
 
 
 def softmax_backward(p: Any, needs: tuple[bool, ...], dy: np.ndarray, y: np.ndarray) -> Arrays:
-    return (y * (dy - (dy * y).sum(axis=1, keepdims=True)) if needs[0] else None,)
+    return (y * (dy - total(dy * y, p.place, keepdims=True)) if needs[0] else None,)
 
 
 def softmax_domain(draw: domain.Draw) -> Case:
-    spatial = [draw.integer(1, 3) for _ in range(draw.integer(0, 3))]
-    return Case((3 * draw.normal(draw.integer(1, 3), draw.integer(1, 6), *spatial),), {})
+    shape = [draw.integer(1, 6) for _ in range(2)] + [draw.integer(1, 3) for _ in range(draw.integer(0, 3))]
+    shape = shape if draw.choice([True, True, True, False]) else shape[:1]
+    axis = draw.choice([1, draw.integer(-len(shape), len(shape) - 1)]) if len(shape) > 1 else draw.choice([0, -1])
+    return Case((3 * draw.normal(*shape),), {} if axis == 1 else {"axis": axis})
 
 
 softmax = register(
@@ -139,12 +148,11 @@ def softmax_cross_entropy_values(logits: Any, labels: Any) -> None:
 
 
 def softmax_cross_entropy_forward(p: Any, logits: np.ndarray, labels: np.ndarray) -> Arrays:
-    with np.errstate(invalid="ignore", over="ignore"):
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        e = np.exp(shifted)
-    total = e.sum(axis=1, keepdims=True)
-    loss = np.log(total[:, 0]) - shifted[np.arange(len(labels)), labels]
-    return np.asarray(loss.sum() * p.scale, logits.dtype), e / total
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    e = np.exp(shifted)
+    below = total(e, 1, keepdims=True)
+    loss = np.log(below[:, 0]) - shifted[np.arange(len(labels)), labels]
+    return np.asarray(loss.sum(dtype=np.float64) * p.scale, logits.dtype), e / below
 
 
 def softmax_cross_entropy_backward(

@@ -1,9 +1,10 @@
 """linear, softmax and softmax_cross_entropy on the device. Definition: dense.py.
 
 linear is a convolution over one position: the tiled product of conv_cuda.py.
-softmax: x is (N, C, S); a thread owns one softmax and walks its C values three times (maximum, sum, quotient).
-Neighbouring threads own neighbouring positions of S; where S is 1 each reads its own row, through the cache. The loss
-has a thread per row in the same way, then one block adds the rows in a fixed order.
+softmax: x is (before its axis, C, behind it); a thread owns one softmax and walks its C values thrice (maximum, sum,
+quotient). Neighbouring threads own neighbouring positions behind the axis; where there is only one, each reads its own
+row, through the cache. The loss has a thread per row in the same way, then one block adds the rows in a fixed order.
+Sums are float64, so that those of many terms keep their digits.
 """
 
 import math
@@ -29,13 +30,14 @@ def softmax_forward(y: Float3, x: Float3) -> None:
                 v = x[n, c, s]
                 if v > most or v != v:  # v != v: NaN is the largest
                     most = v
-            total = x.dtype.type(0)
+            total = np.float64(0)
             for c in range(x.shape[1]):
                 e = math.exp(x[n, c, s] - most)
                 y[n, c, s] = e
                 total += e
+            below = x.dtype.type(total)
             for c in range(x.shape[1]):
-                y[n, c, s] = y[n, c, s] / total
+                y[n, c, s] = y[n, c, s] / below
 
 
 @kernel
@@ -44,11 +46,12 @@ def softmax_backward(dx: Float3, dy: Float3, y: Float3) -> None:
     step, images = cuda.gridsize(2)
     for n in range(image0, y.shape[0], images):
         for s in range(position, y.shape[2], step):
-            total = y.dtype.type(0)
+            total = np.float64(0)
             for c in range(y.shape[1]):
                 total += dy[n, c, s] * y[n, c, s]
+            less = y.dtype.type(total)
             for c in range(y.shape[1]):
-                dx[n, c, s] = y[n, c, s] * (dy[n, c, s] - total)
+                dx[n, c, s] = y[n, c, s] * (dy[n, c, s] - less)
 
 
 @kernel
@@ -59,13 +62,14 @@ def row_losses(losses: Float1, probabilities: Float2, logits: Float2, labels: Lo
             v = logits[n, k]
             if v > most or v != v:
                 most = v
-        total = logits.dtype.type(0)
+        total = np.float64(0)
         for k in range(logits.shape[1]):
             e = math.exp(logits[n, k] - most)
             probabilities[n, k] = e
             total += e
+        below = logits.dtype.type(total)
         for k in range(logits.shape[1]):
-            probabilities[n, k] = probabilities[n, k] / total
+            probabilities[n, k] = probabilities[n, k] / below
         losses[n] = math.log(total) - (logits[n, labels[n]] - most)
 
 
@@ -90,12 +94,13 @@ def _linear_backward(p: Any, needs: tuple[bool, ...], dy: Any, x: Any, w: Any) -
     return gradients(POINT, 1, needs, dy, x, w)
 
 
-def _rank3(a: Any) -> Any:
-    return view(a, *a.shape[:2], math.prod(a.shape[2:]))
+def _rank3(a: Any, place: int) -> Any:
+    """What lies before an axis, along it and behind it."""
+    return view(a, math.prod(a.shape[:place]), a.shape[place], math.prod(a.shape[place + 1 :]))
 
 
 def _softmax_forward(p: Any, out: Arrays, x: Any) -> None:
-    y, x = _rank3(out[0]), _rank3(x)
+    y, x = _rank3(out[0], p.place), _rank3(x, p.place)
     softmax_forward.plane(x.shape[2], x.shape[0], y, x)
 
 
@@ -103,8 +108,8 @@ def _softmax_backward(p: Any, needs: tuple[bool, ...], dy: Any, y: Any) -> Array
     if not needs[0]:
         return (None,)
     dx = empty(dy.shape, dy.dtype)
-    y = _rank3(y)
-    softmax_backward.plane(y.shape[2], y.shape[0], _rank3(dx), _rank3(dy), y)
+    y = _rank3(y, p.place)
+    softmax_backward.plane(y.shape[2], y.shape[0], _rank3(dx, p.place), _rank3(dy, p.place), y)
     return (dx,)
 
 

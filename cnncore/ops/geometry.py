@@ -106,11 +106,19 @@ def flag(op: str, name: str, value: Any) -> bool:
     return bool(value)
 
 
+def number(value: Any) -> int | float | None:
+    """A number of Python's or NumPy's as Python's, whose arithmetic neither wraps nor rounds to float32; None for
+    anything else, bools included."""
+    if isinstance(value, np.integer | np.floating):
+        return int(value) if isinstance(value, np.integer) else float(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def at_least(op: str, low: float, below: float = math.inf, **values: Any) -> None:
     """Raise a CnncoreError that names the first of `values` that is no finite number in [low, below)."""
     for name, value in values.items():
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not number or not low <= value < below or value > sys.float_info.max:
+        given = number(value)
+        if given is None or not low <= given < below or given > sys.float_info.max:
             limit = f" and below {below}" if below < math.inf else ""
             raise CnncoreError(f"{op}: {name} must be a finite number, at least {low}{limit}, got {value!r}")
 

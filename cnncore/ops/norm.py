@@ -20,17 +20,17 @@ LEAST_K = float(np.finfo(np.float32).tiny)  # so that no divisor is 0, in either
 
 
 def box_sum(a: np.ndarray, before: tuple[int, ...], after: tuple[int, ...]) -> np.ndarray:
-    """The sum over every element's box. a is (N, C, *S); the reach is along (C, D, H, W)."""
-    missing = 5 - a.ndim
+    """The sum over every element's box, in float64. a is (N, C, *S); the reach is along (C, D, H, W)."""
+    missing, dtype = 5 - a.ndim, a.dtype
     for axis, (low, high) in enumerate(zip(before[:1] + before[1 + missing :], after[:1] + after[1 + missing :],
                                            strict=True), 1):  # fmt: skip
-        count, total, ahead = a.shape[axis], np.zeros_like(a), (slice(None),) * axis
+        count, total, ahead = a.shape[axis], np.zeros(a.shape), (slice(None),) * axis
         for shift in range(-low, high + 1):
             to, source = max(0, -shift), max(0, shift)
             length = count - abs(shift)
             total[(*ahead, slice(to, to + length))] += a[(*ahead, slice(source, source + length))]
         a = total
-    return a
+    return a.astype(dtype)
 
 
 def _reach(size: tuple[int, ...], count: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -8,6 +8,8 @@ images and maps. Backward goes twice over the elements: what each gives to its n
 import math
 from typing import Annotated, Any
 
+import numpy as np
+
 from ..backends.kernel import Float5, Int, Like, Real, cuda, device, empty, kernel, view
 from .geometry_cuda import three, unravel
 
@@ -43,14 +45,14 @@ def box_sum(a: Any, n: int, c: int, at: Three, before: Four, after: Four, square
     d0, d1 = span(at[0], before[1], after[1], a.shape[2])
     h0, h1 = span(at[1], before[2], after[2], a.shape[3])
     w0, w1 = span(at[2], before[3], after[3], a.shape[4])
-    total = a.dtype.type(0)
+    total = np.float64(0)
     for i in range(c0, c1):
         for d in range(d0, d1):
             for h in range(h0, h1):
                 for w in range(w0, w1):
                     v = a[n, i, d, h, w]
                     total += v * v if squared else v
-    return total
+    return a.dtype.type(total)
 
 
 @kernel

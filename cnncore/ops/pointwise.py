@@ -134,7 +134,8 @@ def dropout_rule(x: Any, u: Any, *, p: float = 0.5, per: str = "element") -> Spe
     Source: the paper's 1.3; Hinton et al. 2012; per map, Tompson et al. 2015 (neighbours in a map are alike, so that
     dropping single ones hides little).
     """
-    if isinstance(p, bool) or not isinstance(p, int | float | np.floating) or not 0 <= p < 1:
+    share = geometry.number(p)
+    if share is None or not 0 <= share < 1:
         raise CnncoreError(f"dropout: p must be a number with 0 <= p < 1, got {p!r}")
     if not isinstance(per, str) or per not in ("element", "map"):
         raise CnncoreError(f"dropout: per must be 'element' or 'map', got {per!r}")
@@ -143,7 +144,7 @@ def dropout_rule(x: Any, u: Any, *, p: float = 0.5, per: str = "element") -> Spe
         if len(shape) < 2:
             raise ShapeError(f"dropout: x must be (N, C, *S) where maps are dropped, got shape {shape}")
         drawn = (*shape[:2], *(1,) * (len(shape) - 2))
-    params = SimpleNamespace(p=float(p), maps=per == "map")
+    params = SimpleNamespace(p=float(share), maps=per == "map")
     return Spec(params, {"y": (shape, None), "kept": (drawn, np.uint8)}, random=drawn)
 
 

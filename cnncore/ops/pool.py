@@ -19,6 +19,7 @@ import numpy as np
 from . import geometry
 from .op import Arrays
 from .pool_walk import Number, Windows, variant
+from .sums import total
 
 
 def _at(v: Windows, winner: np.ndarray) -> np.ndarray:
@@ -88,7 +89,7 @@ def avg_divisor(v: Windows, p: Any) -> np.ndarray:
 
 
 def avg_reduce(v: Windows, p: Any) -> Arrays:
-    return ((v.values.sum(axis=-1) / avg_divisor(v, p)).astype(v.values.dtype),)
+    return ((v.values.sum(axis=-1, dtype=np.float64) / avg_divisor(v, p)).astype(v.values.dtype),)
 
 
 def avg_gradient(v: Windows, p: Any, dy: np.ndarray) -> np.ndarray:
@@ -148,7 +149,7 @@ def lp_reduce(v: Windows, p: Any) -> Arrays:
     if math.isinf(p.p):
         return a.max(axis=-1), _first(a, v.real).astype(np.int32)
     m, r, number = _scaled(a)
-    mean = (r**p.p).sum(axis=-1) / _divisor(v, p, a.dtype)
+    mean = total(r**p.p, -1) / _divisor(v, p, a.dtype)
     return _unscaled(m, number, mean ** (1 / p.p)), np.empty(0, np.int32)
 
 
@@ -211,8 +212,8 @@ def _envelope(v: Windows, p: Any, dtype: Any) -> np.ndarray:
 
 def gaussian_lp_reduce(v: Windows, p: Any) -> Arrays:
     m, r, number = _scaled(np.abs(v.values))
-    total = (_envelope(v, p, r.dtype) * r**p.p).sum(axis=-1)
-    return (_unscaled(m, number, total ** (1 / p.p)),)
+    mean = total(_envelope(v, p, r.dtype) * r**p.p, -1)
+    return (_unscaled(m, number, mean ** (1 / p.p)),)
 
 
 def gaussian_lp_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -286,16 +287,16 @@ stochastic_pool, global_stochastic_pool = variant(
 def expectation_reduce(v: Windows, p: Any) -> Arrays:
     m, r, number = _scaled(_positive(v))
     weights = r**p.power
-    total = weights.sum(axis=-1)
-    share = (weights * r).sum(axis=-1) / np.where(number, total, 1)
+    below = total(weights, -1)
+    share = total(weights * r, -1) / np.where(number, below, 1)
     y = _unscaled(m, number, share)
-    return y, np.where(number, total / np.where(number, share, 1) ** p.power, math.inf).astype(r.dtype)
+    return y, np.where(number, below / np.where(number, share, 1) ** p.power, math.inf).astype(r.dtype)
 
 
-def expectation_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray, total: np.ndarray) -> np.ndarray:
+def expectation_gradient(v: Windows, p: Any, dy: np.ndarray, y: np.ndarray, below: np.ndarray) -> np.ndarray:
     ratio = _ratio(_positive(v), y)
     slope = (p.power + 1) * ratio**p.power - p.power * ratio ** (p.power - 1)
-    share = dy / np.where(y == 0, math.inf, total).astype(dy.dtype)
+    share = dy / np.where(y == 0, math.inf, below).astype(dy.dtype)
     return np.where(v.values <= 0, 0, slope * share[..., None])
 
 
@@ -321,7 +322,7 @@ expectation_pool, global_expectation_pool = variant(
 def entropy_reduce(v: Windows, p: Any) -> Arrays:
     a = _positive(v)
     m, r, number = _scaled(a)
-    ratio = np.where(number, v.n / np.where(number, r.sum(axis=-1), 1), 0).astype(a.dtype)
+    ratio = np.where(number, v.n / np.where(number, total(r, -1), 1), 0).astype(a.dtype)
     winner = np.where(m == 0, -1, _first(a, v.real)).astype(np.int32)
     return _unscaled(m, number, ratio), ratio, winner
 

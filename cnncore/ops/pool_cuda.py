@@ -3,6 +3,8 @@ Definition: pool.py."""
 
 from typing import Any
 
+import numpy as np
+
 from ..backends.kernel import device
 from .pool_walk_cuda import Inputs, Link, Saved, Window, count, element, number, over, peak, variant, winner_spread
 
@@ -42,7 +44,7 @@ def sum_of(total: Any, v: Any, tap: Any, w: Window, c: Any) -> Any:
 @device
 def avg_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     real = m.x.dtype.type
-    mean = sum_of(real(0), m, w, 0) / real(count(w.o, w.g, flag))
+    mean = real(sum_of(np.float64(0), m, w, 0)) / real(count(w.o, w.g, flag))
     return mean, mean, -1
 
 

@@ -82,7 +82,7 @@ def lp(weigh: Callable[..., Any]) -> tuple[Any, Any]:
         best, won = largest_magnitude((abs(element(m, w, w.first)), number(w.first, w.g)), m, w, 0)
         if is_number(best) and p < math.inf:
             n = real(count(w.o, w.g, 0) if flag else 1)
-            best *= power(sum_of_powers(real(0), m, w, (best, p, m.weights)) / n, real(1) / p)
+            best *= power(real(sum_of_powers(np.float64(0), m, w, (best, p, m.weights))) / n, real(1) / p)
         return best, best, won
 
     @device
@@ -165,13 +165,13 @@ def expected(state: Any, v: Any, tap: Any, w: Window, c: Any) -> Any:
 
 @device
 def expectation_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
-    zero = m.x.dtype.type(0)
-    best, won = largest((zero, -1), m, w, 0)
+    real = m.x.dtype.type
+    best, won = largest((real(0), -1), m, w, 0)
     if is_number(best):
-        total, above = expected((zero, zero), m, w, (best, p))
-        share = above / total
-        return best * share, total / power(share, p), won
-    return best, m.x.dtype.type(math.inf), won
+        total, above = expected((np.float64(0), np.float64(0)), m, w, (best, p))
+        share = real(above) / real(total)
+        return best * share, real(total) / power(share, p), won
+    return best, real(math.inf), won
 
 
 @device
@@ -196,7 +196,7 @@ def entropy_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     real = m.x.dtype.type
     best, won = largest((real(0), -1), m, w, 0)
     if is_number(best):
-        ratio = real(count(w.o, w.g, 0)) / sum_of_positive(real(0), m, w, best)
+        ratio = real(count(w.o, w.g, 0)) / real(sum_of_positive(np.float64(0), m, w, best))
         return best * ratio, ratio, won
     return best, real(0), won
 

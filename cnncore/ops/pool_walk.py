@@ -57,12 +57,12 @@ class Number:
     most: float = sys.float_info.max
 
     def check(self, op: str, name: str, value: Any) -> float:
-        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        large = number and value > sys.float_info.max and value != math.inf  # an int that no float holds
-        if not number or large or not self.least <= value <= self.most:
+        number = geometry.number(value)
+        large = number is not None and number > sys.float_info.max and number != math.inf  # an int that no float holds
+        if number is None or large or not self.least <= number <= self.most:
             ends = f"from {self.least:g} to inf" if math.isinf(self.most) else f"of at least {self.least:g}, finite"
             raise CnncoreError(f"{op}: {name} must be a number {ends}, got {value!r}")
-        return float(value)
+        return float(number)
 
 
 GEOMETRY = """
@@ -192,10 +192,10 @@ def _backward(
     by_name = dict(zip(saved, kept, strict=True))
     windows = _windows(p.window, by_name.pop("x", None), fill)
     dvalues = gradient(windows, p, dy, *by_name.values())
-    dx = np.zeros((*dy.shape[:2], *p.window.padded), dy.dtype)
+    dx = np.zeros((*dy.shape[:2], *p.window.padded))
     for t, at in p.window.offsets():
         dx[(..., *at)] += np.where(windows.real[..., t], dvalues[..., t], 0)
-    return (dx[p.window.inside], *(None,) * (len(needs) - 1))
+    return (dx[p.window.inside].astype(dy.dtype), *(None,) * (len(needs) - 1))
 
 
 def _drawn(own: dict[str, bool | Number], draw: domain.Draw) -> dict[str, Any]:

@@ -12,7 +12,8 @@ nowhere.
 Maps are (N C, positions), contiguous: a plane per image and map (channels-last maps were copied on entry). Threads run
 along the positions of a plane, so that a warp reads and writes neighbours, and along planes; where a position's windows
 lie is worked out once for all planes of a thread. Forward, a thread owns outputs and takes taps in row-major order, so
-ties go to the first. Backward, it owns inputs and gathers: nothing is zeroed, no atomics, one order of sums.
+ties go to the first. Backward, it owns inputs and gathers: nothing is zeroed, no atomics, one order of sums. Sums are
+float64, forward and backward, so that those of many terms keep their digits.
 Weak spot: of planes with few outputs (a global pool has one) neighbouring threads read distant elements.
 """
 
@@ -192,7 +193,7 @@ def backward_kernel(name: str, spread: Callable[..., Any]) -> Kernel:
             h0, h1 = readers(ph, g.stride[1], g.dilation[1], g.kernel[1], g.out[1])
             w0, w1 = readers(pw, g.stride[2], g.dilation[2], g.kernel[2], g.out[2])
             for plane in range(plane0, dx.shape[0], planes):
-                total = dx.dtype.type(0)
+                total = np.float64(0)
                 for od in range(d0, d1):
                     td = tap_at(pd - od * g.stride[0], g.dilation[0])
                     for oh in range(h0, h1):

@@ -86,10 +86,11 @@ def adam_step_rule(
     """
     geometry.at_least("adam_step", 0, lr=lr, eps=eps, weight_decay=weight_decay)
     geometry.at_least("adam_step", 0, 1, beta1=beta1, beta2=beta2)
+    lr, eps, weight_decay, beta1, beta2 = (float(a) for a in (lr, eps, weight_decay, beta1, beta2))
     step = geometry.integer("adam_step", "step", step, 1)
     shape = _same_shapes("adam_step", value=value, grad=grad, mean=mean, square=square)
     params = SimpleNamespace(
-        beta1=float(beta1), beta2=float(beta2), eps=float(eps), weight_decay=float(weight_decay),
+        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
         rate=lr / (1 - beta1**step), correction=1 / math.sqrt(1 - beta2**step),
     )  # fmt: skip
     return Spec(params, {"value": (shape, None), "mean": (shape, None), "square": (shape, None)})

@@ -15,6 +15,7 @@ from ..errors import ShapeError
 from . import domain, geometry
 from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
 from .pool import max_pool
+from .sums import total
 
 Shape = tuple[int, ...]
 MOST_PIECES = 256  # maxout keeps the number of every winner in a byte
@@ -175,35 +176,33 @@ def _lp_parts(p: Any, x: np.ndarray, rho: np.ndarray, center: np.ndarray | None)
     most = np.abs(z).max(axis=-1)
     t = np.maximum(np.abs(z) / np.where(most == 0, 1, most)[..., None], np.finfo(x.dtype).tiny)
     slope = np.where(z == 0, 0, t ** above[..., None])
-    mean = (t * slope).sum(axis=-1) / _count(p, x.dtype)
+    mean = total(t * slope, -1) / _count(p, x.dtype)
     return z, np.log(t), slope, 1 + above, most, mean
 
 
 def lp_unit_forward(p: Any, x: np.ndarray, rho: np.ndarray, center: np.ndarray | None) -> Arrays:
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        _, _, _, norm, most, mean = _lp_parts(p, x, rho, center)
-        return (np.where(np.isinf(most), most, most * mean ** (1 / norm)),)
+    _, _, _, norm, most, mean = _lp_parts(p, x, rho, center)
+    return (np.where(np.isinf(most), most, most * mean ** (1 / norm)),)
 
 
 def lp_unit_backward(
     p: Any, needs: tuple[bool, ...], dy: np.ndarray, x: np.ndarray, rho: np.ndarray, center: np.ndarray | None
 ) -> Arrays:
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        z, log_t, slope, norm, most, mean = _lp_parts(p, x, rho, center)
-        n, root, some = _count(p, x.dtype), mean ** (1 / norm), np.where(mean == 0, 1, mean)
-        logs = (np.exp(log_t) * slope * log_t).sum(axis=-1) / (n * some) - np.log(some) / norm
-        to_rho = dy * (most * root / norm) * logs
-        dz = (dy / n * (root / some))[..., None] * np.sign(z) * slope
+    z, log_t, slope, norm, most, mean = _lp_parts(p, x, rho, center)
+    n, root, some = _count(p, x.dtype), mean ** (1 / norm), np.where(mean == 0, 1, mean)
+    logs = total(np.exp(log_t) * slope * log_t, -1) / (n * some) - np.log(some) / norm
+    to_rho = dy * (most * root / norm) * logs
+    dz = (dy / n * (root / some))[..., None] * np.sign(z) * slope
     dz = np.moveaxis(dz.reshape(*dz.shape[:-1], dz.shape[-1] // p.pieces, p.pieces), -1, 2)
     dz = dz.reshape(*x.shape[:2], *dz.shape[3:])
-    dx = np.zeros((*x.shape[:2], *p.window.padded), x.dtype)
+    dx = np.zeros((*x.shape[:2], *p.window.padded))
     for t, at in p.window.offsets():
         dx[(..., *at)] += dz[..., t]
-    dx, rest = dx[p.window.inside], (0, *range(2, x.ndim))
+    dx, rest = dx[p.window.inside].astype(x.dtype), (0, *range(2, x.ndim))
     return (
         dx if needs[0] else None,
-        to_rho.sum(axis=rest) * np.exp(-np.logaddexp(-rho, 0)) if needs[1] else None,
-        -dx.sum(axis=rest) if needs[2] else None,
+        total(to_rho, rest) * np.exp(-np.logaddexp(-rho, 0)) if needs[1] else None,
+        -total(dx, rest) if needs[2] else None,
     )
 
 

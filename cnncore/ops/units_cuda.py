@@ -85,8 +85,8 @@ def unit_parts(
                     v = abs(x[row, j, sd + d, sh + h, sw + w] - center[k, j])
                     if v > most or v != v:  # a NaN stays: no comparison with it is true
                         most = v
-    total = zero
-    logs = zero
+    total = np.float64(0)
+    logs = np.float64(0)
     for j in range(x.shape[1]):
         for d in range(d0, d1):
             for h in range(h0, h1):
@@ -113,7 +113,7 @@ def unit_norms(y: Float4, x: Float5, rho: Float1, center: Float2, g: WalkArg, le
             most, total, _, count = unit_parts(x, row, center, k, above, least, g, o)
             value = most
             if most > zero and most < infinity:
-                value = most * (total / x.dtype.type(count)) ** (one / (one + above))
+                value = most * (x.dtype.type(total) / x.dtype.type(count)) ** (one / (one + above))
             od, oh, ow = unravel(o, g.out)
             y[row, od, oh, ow] = value
 
@@ -132,13 +132,15 @@ def unit_shares(share: Float4, most: Float4, to_rho: Float4, dy: Float4, x: Floa
         for o in range(first, g.out[0] * g.out[1] * g.out[2], step):
             largest, total, logs, count = unit_parts(x, row, center, k, above, least, g, o)
             n = x.dtype.type(count)
-            mean = total / n if largest != zero else one
+            mean = x.dtype.type(total) / n if largest != zero else one
             root = mean ** (one / norm) if largest < infinity else x.dtype.type(math.nan)
             od, oh, ow = unravel(o, g.out)
             to = dy[row, od, oh, ow]
             most[row, od, oh, ow] = largest
             share[row, od, oh, ow] = to / n * (root / mean)
-            slope = logs / (n * mean) - x.dtype.type(math.log(mean)) / norm if largest < infinity else root
+            slope = root
+            if largest < infinity:
+                slope = x.dtype.type(logs) / (n * mean) - x.dtype.type(math.log(mean)) / norm
             to_rho[row, od, oh, ow] = to * (largest * root / norm) * slope / x.dtype.type(one + math.exp(-rho[k]))
 
 
@@ -159,7 +161,7 @@ def units_to_x(dx: Float5, share: Float4, most: Float4, x: Float5, rho: Float1, 
             w0, w1 = readers(w + g.begin[2], g.stride[2], 1, g.kernel[2], g.out[2])
             for j in range(x.shape[1]):
                 z = x[row, j, d, h, w] - center[k, j]
-                total = zero
+                total = np.float64(0)
                 for od in range(d0, d1):
                     for oh in range(h0, h1):
                         for ow in range(w0, w1):

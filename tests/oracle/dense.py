@@ -33,20 +33,26 @@ def linear_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
 
 def softmax_forward(arrays: Arrays, attrs: dict[str, Any]) -> Arrays:
     (x,) = arrays
-    y = zeros(*x.shape)
-    for n, c, *s in np.ndindex(*x.shape):
+    y, axis = zeros(*x.shape), attrs.get("axis", 1)
+    for at in np.ndindex(*x.shape):
         # 1 / sum of exp(x_j - x_i): another form than the definition's, and as stable where no exp overflows.
-        y[(n, c, *s)] = 1 / sum(math.exp(float(x[(n, j, *s)]) - float(x[(n, c, *s)])) for j in range(x.shape[1]))
+        y[at] = 1 / sum(math.exp(float(x[other]) - float(x[at])) for other in along(x.shape, at, axis))
     return (y,)
+
+
+def along(shape: tuple[int, ...], at: tuple[int, ...], axis: int) -> list[tuple[int, ...]]:
+    """The indices that differ from `at` along an axis alone, in order."""
+    axis = axis if axis >= 0 else axis + len(shape)
+    return [(*at[:axis], j, *at[axis + 1 :]) for j in range(shape[axis])]
 
 
 def softmax_backward(arrays: Arrays, attrs: dict[str, Any], dy: Any) -> Arrays:
     (y,) = softmax_forward(arrays, attrs)
     dx = zeros(*y.shape)
-    for n, i, *s in np.ndindex(*y.shape):
-        for j in range(y.shape[1]):
+    for at in np.ndindex(*y.shape):
+        for other in along(y.shape, at, attrs.get("axis", 1)):
             # the Jacobian: dy_j / dx_i = y_j ([i = j] - y_i)
-            dx[(n, i, *s)] += float(dy[(n, j, *s)]) * y[(n, j, *s)] * ((i == j) - y[(n, i, *s)])
+            dx[at] += float(dy[other]) * y[other] * ((at == other) - y[at])
     return (dx,)
 
 
