@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CnncoreError, ShapeError
+from .scalars import finite
 
 LIMIT = 2**48  # elements of an array: more than any machine holds, and far from where 64-bit byte offsets wrap
 MOST = 2**31 - 1  # of a kernel, stride, padding or dilation: the product of two still fits 64 bits
@@ -106,21 +106,10 @@ def flag(op: str, name: str, value: Any) -> bool:
     return bool(value)
 
 
-def number(value: Any) -> int | float | None:
-    """A number of Python's or NumPy's as Python's, whose arithmetic neither wraps nor rounds to float32; None for
-    anything else, bools included."""
-    if isinstance(value, np.integer | np.floating):
-        return int(value) if isinstance(value, np.integer) else float(value)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def at_least(op: str, low: float, below: float = math.inf, **values: Any) -> None:
     """Raise a CnncoreError that names the first of `values` that is no finite number in [low, below)."""
     for name, value in values.items():
-        given = number(value)
-        if given is None or not low <= given < below or given > sys.float_info.max:
-            limit = f" and below {below}" if below < math.inf else ""
-            raise CnncoreError(f"{op}: {name} must be a finite number, at least {low}{limit}, got {value!r}")
+        finite(op, name, value, low, below)
 
 
 def _is_list(value: Any) -> bool:

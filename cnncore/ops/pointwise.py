@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CnncoreError, ShapeError
-from . import domain, geometry
+from . import domain, geometry, scalars
 from .op import MANY, MAP, RANDOM, Arrays, Case, Op, Spec, flops_free, register
 
 
@@ -134,7 +134,7 @@ def dropout_rule(x: Any, u: Any, *, p: float = 0.5, per: str = "element") -> Spe
     Source: the paper's 1.3; Hinton et al. 2012; per map, Tompson et al. 2015 (neighbours in a map are alike, so that
     dropping single ones hides little).
     """
-    share = geometry.number(p)
+    share = scalars.number(p)
     if share is None or not 0 <= share < 1:
         raise CnncoreError(f"dropout: p must be a number with 0 <= p < 1, got {p!r}")
     if not isinstance(per, str) or per not in ("element", "map"):

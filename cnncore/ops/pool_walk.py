@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CnncoreError, ShapeError
-from . import domain, geometry
+from . import domain, geometry, scalars
 from .op import MAP, RANDOM, Arrays, Case, Op, Spec, register
 
 
@@ -57,7 +57,7 @@ class Number:
     most: float = sys.float_info.max
 
     def check(self, op: str, name: str, value: Any) -> float:
-        number = geometry.number(value)
+        number = scalars.number(value)
         large = number is not None and number > sys.float_info.max and number != math.inf  # an int that no float holds
         if number is None or large or not self.least <= number <= self.most:
             ends = f"from {self.least:g} to inf" if math.isinf(self.most) else f"of at least {self.least:g}, finite"

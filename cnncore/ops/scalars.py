@@ -12,6 +12,14 @@ from ..errors import CnncoreError
 ROUNDING = 1 + 2**-50  # a quotient of two rounded numbers is off by less
 
 
+def number(value: Any) -> int | float | None:
+    """A number of Python's or NumPy's as Python's, whose arithmetic neither wraps nor rounds to float32; None for
+    anything else, truth values included."""
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf":
+        return float(value) if value.dtype.kind == "f" else int(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def finite(
     who: str, name: str, value: Any, least: float = -math.inf, below: float = math.inf, *, positive: bool = False
 ) -> float:
@@ -19,12 +27,9 @@ def finite(
 
     Integers and floats are numbers, of Python or of NumPy; truth values are not, nor what no finite float can hold.
     """
+    given = number(value)
     try:
-        if isinstance(value, np.ndarray | np.generic):
-            real = value.ndim == 0 and value.dtype.kind in "iuf"
-        else:
-            real = isinstance(value, int | float) and not isinstance(value, bool)
-        found = float(value) if real else math.nan
+        found = math.nan if given is None else float(given)
     except OverflowError:  # an int beyond every float
         found = math.nan
     if not math.isfinite(found) or not least <= found < below or (positive and found <= 0):
