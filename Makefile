@@ -2,12 +2,16 @@
 # Everything is installed into .venv, which this file makes itself.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
+PIP := $(BIN)/python -m pip install -q --no-build-isolation
 comma := ,
 SANITIZED = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export MPLBACKEND = Agg
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+# One installation at a time, with -j too: they share .venv. Compilers run on all cores anyway.
+.NOTPARALLEL:
 .PHONY: demo test test-slow build bench asan docs lint clean
 .DELETE_ON_ERROR:
 
@@ -24,8 +28,8 @@ test-slow: .venv/test
 define in_copy
 	rm -rf build/$(1) && mkdir -p build/$(1) && cp -r cnncore csrc tests setup.py pyproject.toml README.md build/$(1)
 	rm -f build/$(1)/cnncore/*.so
-	cd build/$(1) && CNNCORE_CFLAGS="$(2)" $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
-	cd build/$(1) && $(3) PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -k "not cuda" \
+	cd build/$(1) && CNNCORE_CFLAGS="$(2)" "$(CURDIR)/$(BIN)/python" setup.py -q build_ext --inplace
+	cd build/$(1) && $(3) PYTHONPATH=. "$(CURDIR)/$(BIN)/python" -m pytest -k "not cuda" \
 		tests/test_backends.py tests/test_winograd.py tests/test_bad_input.py tests/test_fuzz.py
 endef
 
@@ -37,8 +41,10 @@ asan: .venv/test
 wide: .venv/test
 	$(call in_copy,wide,-DCC_VECTOR_BYTES=64,)
 
-build: .venv/demo
-	$(BIN)/pip install -q -e .
+# The kernels of every instruction set. (.venv/demo has those of this processor alone.)
+build: .venv/bin/python
+	$(PIP) -e '.[train,plot]'
+	touch .venv/demo
 
 # cnncore and PyTorch side by side, about 15 minutes; writes bench/results. (`cnncore bench`: cnncore alone, in seconds.)
 bench: .venv/bench
@@ -54,21 +60,22 @@ lint: .venv/test
 	$(BIN)/mypy cnncore
 
 clean:
-	rm -rf .venv build runs *.egg-info cnncore/*.so csrc/_native_*.c
+	rm -rf .venv build dist runs *.egg-info cnncore/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --upgrade pip setuptools
+	$@ -m pip install -q 'setuptools>=77' 'cffi>=1.17'
 
+# What runs here, and nothing that could wait: Python compiles modules when they are imported.
 .venv/demo: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install -q -e '.[train,plot]'
+	CNNCORE_SETS=$${CNNCORE_SETS:-native} $(PIP) --no-compile -e '.[train,plot]'
 	touch $@
 
 .venv/bench: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install -q -e '.[train,plot,bench]'
-	touch $@
+	$(PIP) -e '.[train,plot,bench]'
+	touch $@ .venv/demo
 
 .venv/test: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install -q -e '.[train,plot,data,cuda,test,lint]'
+	$(PIP) -e '.[train,plot,data,cuda,test,lint]'
 	touch $@ .venv/demo

@@ -45,6 +45,8 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
 
 #ifndef FLOORS_H
 #define FLOORS_H
+int cc_vector_bytes(void) { return CC_VECTOR_BYTES; }
+
 #define MATH_BLOCK 1024 /* numbers, which stay in the first cache */
 /* The block is as good as read and changed, so that no compiler leaves it out or computes it once only. */
 #define USED(p) __asm__ volatile("" : : "r"(p) : "memory")

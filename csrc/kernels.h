@@ -1,4 +1,4 @@
-/* Every C prototype, once: cffi's cdef and the compiler read these same lines (csrc/build.py preprocesses them).
+/* Every C prototype, once: cffi's cdef and the compiler read these same lines (kernels_build.py preprocesses them).
  *
  * A kernel exists in float (_f32) and double (_f64). Its arguments always stand in one order:
  *
@@ -161,11 +161,15 @@ void cc_uniform_f64(double *u, int64_t count, uint64_t seed, uint64_t counter);
 void cc_set_threads(int threads);
 int cc_get_threads(void);
 int cc_cpu_supports(const char *isa); /* "baseline", "avx2", "avx512" */
+
+/* built.c: how the module was built */
+const char *cc_sources(void); /* the digest of csrc/ */
 const char *cc_compiler(void);
-const char *cc_header(void); /* the digest of this file when the module was built; defined by build.py */
-int cc_vector_bytes(void);
+const char *cc_flags(void);
+const char *cc_openmp(void); /* the flag, or why there is none */
 
 /* floors.c */
+int cc_vector_bytes(void);
 double cc_peak_fma_f32(int64_t rounds); /* runs fused multiply-adds in registers on every thread; returns the FLOPs */
 double cc_peak_fma_f64(int64_t rounds);
 double cc_plain_pass_f32(void *to, int64_t written, const void *from, int64_t read, int streamed); /* whole vectors */

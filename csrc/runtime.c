@@ -1,4 +1,4 @@
-/* Threads, and what the CPU can do. */
+/* Threads, and what the CPU can do. Compiled for the least CPU, so that every module may be asked. */
 #include "twice.h"
 
 #ifndef REAL /* once */
@@ -11,25 +11,18 @@ void cc_set_threads(int threads) {
 #endif
 }
 int cc_get_threads(void) { return cc_threads; }
-int cc_vector_bytes(void) { return CC_VECTOR_BYTES; }
 
 int cc_cpu_supports(const char *isa) {
     if (!strcmp(isa, "baseline")) return 1;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (!strcmp(isa, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(isa, "avx2"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     if (!strcmp(isa, "avx512"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #endif
     return 0;
-}
-
-const char *cc_compiler(void) {
-#if defined(__clang__)
-    return "clang " __clang_version__;
-#else
-    return "gcc " __VERSION__;
-#endif
 }
 #endif

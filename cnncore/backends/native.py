@@ -1,4 +1,4 @@
-"""Calls the C kernels of csrc/ through cffi: layouts, pointers, scratch, threads. No code per op.
+"""Calls the C kernels of csrc/ through cffi: layouts, pointers, scratch. No code per op. library.py loads them.
 
 A kernel is found by name (`<op>_forward_f32`) and called with its arguments in the order that csrc/kernels.h fixes.
 Feature maps of one call share one layout, contiguous or channels-last, taken from the first of them; results and
@@ -7,154 +7,34 @@ gradients come out in it. An array in another layout, with gaps, or not aligned 
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-import hashlib
-import importlib.util
-import os
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import BackendError, ShapeError
+from ..errors import ShapeError
 from ..ops.geometry import Window
 from . import memory
+from .library import (
+    _module,
+    compiled,
+    current_isa,
+    get_threads,
+    info,
+    loaded,
+    set_threads,
+    supported,
+    use_isa,
+    use_threads,
+)
 
-HEADER = Path(__file__).parents[2] / "csrc" / "kernels.h"  # in a checkout
-ISAS = ("avx512", "avx2", "baseline")  # the fastest first
-# libgomp's threads spin for milliseconds before they sleep; on a busy machine that takes the processor from those they
-# wait for. About 20 us is enough to bridge the gap between two kernels. Read by libgomp when it is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+__all__ = ["compiled", "current_isa", "get_threads", "info", "loaded", "set_threads", "supported", "use_isa", "use_threads"]
 
 POISON = False  # for tests: fill results and scratch with NaN before every call, so that what is not written shows
 
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 MAX_AXES = 5
-_chosen = contextvars.ContextVar("cnncore_isa", default=os.environ.get("CNNCORE_ISA") or "")
-
-
-@functools.cache
-def _module(isa: str) -> Any:
-    """The cffi module of one instruction set."""
-    try:
-        module = importlib.import_module(f"cnncore._native_{isa}")
-    except ImportError as error:  # built for another machine, or half built
-        raise BackendError(f"c: the compiled kernels cannot be loaded ({error}); build them again") from error
-    if _is_stale(module):
-        raise BackendError("c: the compiled kernels are not those of csrc/kernels.h; build them again (`make build`)")
-    module.lib.cc_set_threads(_default_threads())
-    return module
-
-
-def _is_stale(module: Any) -> bool:
-    """Whether a checkout's header has changed since: a call with other arguments than a kernel takes would crash."""
-    if not HEADER.exists():
-        return False
-    built = module.ffi.string(module.lib.cc_header()).decode() if hasattr(module.lib, "cc_header") else ""
-    return bool(built != hashlib.sha256(HEADER.read_bytes()).hexdigest())
-
-
-@functools.cache
-def compiled() -> tuple[str, ...]:
-    """The instruction sets that were compiled, the fastest first."""
-    return tuple(isa for isa in ISAS if importlib.util.find_spec(f"cnncore._native_{isa}"))
-
-
-@functools.cache
-def supported() -> tuple[str, ...]:
-    """Those of them that this CPU can run."""
-    return tuple(isa for isa in compiled() if _module("baseline").lib.cc_cpu_supports(isa.encode()))
-
-
-def current_isa() -> str:
-    """The instruction set of the next call: `use_isa`, else CNNCORE_ISA at import, else the best this CPU has."""
-    available = supported()
-    if not available:
-        raise BackendError(
-            "c: the C kernels are not built. Install a C compiler (Debian/Ubuntu: apt install build-essential) and "
-            "run `pip install .` (or `make build`) again; until then the NumPy backend computes"
-        )
-    name = _chosen.get() or available[0]
-    if name not in available:
-        raise BackendError(f"c: instruction set {name!r} is not available here; there are: {', '.join(available)}")
-    return name
-
-
-@contextlib.contextmanager
-def use_isa(name: str) -> Iterator[None]:
-    """Run the kernels of one instruction set inside the block."""
-    token = _chosen.set(name)
-    try:
-        current_isa()
-        yield
-    finally:
-        _chosen.reset(token)
-
-
-def _default_threads() -> int:
-    asked = os.environ.get("CNNCORE_NUM_THREADS")
-    if asked is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not asked.isdecimal() or not 1 <= int(asked) <= 1024:
-        raise BackendError(f"c: CNNCORE_NUM_THREADS must be an integer from 1 to 1024, got {asked!r}")
-    return int(asked)
-
-
-def loaded() -> Any:
-    """The cffi module of the current instruction set, with its threads set."""
-    return _module(current_isa())
-
-
-def get_threads() -> int:
-    return int(loaded().lib.cc_get_threads())
-
-
-def set_threads(threads: int) -> None:
-    """How many threads the kernels use; results do not depend on it."""
-    if not 1 <= threads <= 1024:
-        raise BackendError(f"c: threads must be from 1 to 1024, got {threads}")
-    for isa in supported():
-        _module(isa).lib.cc_set_threads(threads)
-
-
-@contextlib.contextmanager
-def use_threads(threads: int) -> Iterator[None]:
-    """Run the kernels on so many threads inside the block."""
-    before = get_threads()
-    set_threads(threads)
-    try:
-        yield
-    finally:
-        set_threads(before)
-
-
-def _after_fork() -> None:
-    # libgomp's threads do not exist in a forked child, and it would wait for them for ever: one thread there.
-    if supported.cache_info().currsize:
-        set_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def info() -> dict[str, Any]:
-    """What was compiled, what runs here, and what is chosen."""
-    about = {"compiled": list(compiled()), "supported": list(supported())}
-    if not supported():
-        return {**about, "isa": None, "threads": None, "compiler": None, "vector_bytes": None}
-    module = loaded()
-    return {
-        **about,
-        "isa": current_isa(),
-        "threads": get_threads(),
-        "compiler": module.ffi.string(module.lib.cc_compiler()).decode(),
-        "vector_bytes": int(module.lib.cc_vector_bytes()),
-    }
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
