@@ -1,6 +1,8 @@
 """Adds the C kernels to what pyproject.toml says: one cffi module per instruction set (csrc/kernels_build.py)."""
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -9,10 +11,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "csrc"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
 import kernels_build
 
+HERE = Path(__file__).resolve().parent
 PREFIX = "cnncore._native_"
 
 
@@ -56,6 +58,7 @@ def options():
     found = {"bdist_wheel": {"py_limited_api": "cp311"}} if kernels_build.abi3() else {}
     if not WRITABLE:
         elsewhere = tempfile.mkdtemp(prefix="cnncore-build-")
+        atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
         found.update(build={"build_base": elsewhere}, egg_info={"egg_base": elsewhere})
     return found
 

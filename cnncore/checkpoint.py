@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CnncoreError, FormatError
+from .errors import CnncoreError, FormatError, install_hint
 
 VERSION = 1
 _RECORD = "cnncore"  # the key of the record in the safetensors header
@@ -97,5 +97,5 @@ def library() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
-        raise CnncoreError("checkpoints need safetensors: pip install 'cnncore[train]'") from None
+        raise CnncoreError(f"checkpoints need safetensors: {install_hint('train')}") from None
     return safetensors.numpy

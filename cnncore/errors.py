@@ -3,6 +3,8 @@
 Every one of them is a ValueError whose text reads `op: argument ... expected ... got ...`.
 """
 
+from pathlib import Path
+
 
 class CnncoreError(ValueError):
     """Base of all errors that a user's input can cause."""
@@ -26,3 +28,11 @@ class FormatError(CnncoreError):
 
 class DivergenceError(CnncoreError):
     """A training whose loss is no longer finite."""
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs an extra: for a clone, whose folder must be named, or for an installed package."""
+    clone = Path(__file__).parents[1]
+    if (clone / "pyproject.toml").is_file() and (clone / "csrc").is_dir():
+        return f"pip install -e '{clone}[{extra}]'"
+    return f"pip install 'cnncore[{extra}]'"

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import write_atomically
-from .errors import CnncoreError, ShapeError
+from .errors import CnncoreError, ShapeError, install_hint
 
 
 def missing() -> str | None:
     """How to get matplotlib where it is not installed, else None."""
-    return None if importlib.util.find_spec("matplotlib") else "pictures need matplotlib: pip install 'cnncore[plot]'"
+    return None if importlib.util.find_spec("matplotlib") else f"pictures need matplotlib: {install_hint('plot')}"
 
 
 def figure(width: float, height: float) -> Any:

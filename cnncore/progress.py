@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
+from .errors import install_hint
+
 
 class Progress:
     """A bar of `total` steps with time left and a line of text, while the `with` block runs.
@@ -48,7 +50,7 @@ def _rich_bar() -> Any:
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
     except ImportError:
-        print("(for a progress bar: pip install 'cnncore[train]')", flush=True)
+        print(f"(for a progress bar: {install_hint('train')})", flush=True)
         return None
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Bar(*columns, transient=True)

@@ -1,4 +1,4 @@
-"""Compiles csrc/ into one cffi module per instruction set; setup.py calls `build`. docs/building.md: what builders may set.
+"""Compiles csrc/ into one cffi module per instruction set; setup.py calls `build`. docs/building.md: what one may set.
 
 kernels.h is the one place where C prototypes stand: the compiler includes it, and cffi's cdef gets the same file, run
 through the preprocessor.
@@ -161,7 +161,7 @@ def instruction_sets(compiler: Compiler) -> list[str]:
     unknown = set(asked) - {*SETS, "all", "native", "none"}
     if unknown or not asked:
         raise BuildError(f"CNNCORE_SETS is {' '.join(asked)!r}; it takes all, native, none or {', '.join(SETS)}")
-    known = [isa for isa in SETS if not SETS[isa] or compiler.target == "x86_64" and _knows(compiler, isa)]
+    known = [isa for isa in SETS if not SETS[isa] or (compiler.target == "x86_64" and _knows(compiler, isa))]
     if "native" in asked:
         known = _native(compiler, known)
     elif "all" not in asked:
@@ -189,12 +189,16 @@ def _native(compiler: Compiler, known: list[str]) -> list[str]:
         return known
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "try.c"), Path(folder, "try.out")
-        source.write_text("int cc_cpu_supports(const char *);\nint main(int n, char **v) { return !cc_cpu_supports(v[1]); }\n")
+        source.write_text(
+            "int cc_cpu_supports(const char *);\nint main(int n, char **v) { return !cc_cpu_supports(v[1]); }\n"
+        )
         run([*compiler.command, *compiler.flags("baseline"), "-I", HERE, source, HERE / "runtime.c", "-o", program])
         try:
             return [next(isa for isa in known if not subprocess.run([program, isa]).returncode)]
         except OSError as error:
-            raise BuildError(f"CNNCORE_SETS=native: what {compiler.path} compiles does not run here: {error}") from error
+            raise BuildError(
+                f"CNNCORE_SETS=native: what {compiler.path} compiles does not run here: {error}"
+            ) from error
 
 
 # --- objects and modules ----------------------------------------------------------------------------------------------
@@ -213,7 +217,9 @@ def _included(source: Path) -> list[Path]:
         path = left.pop()
         if path not in found and path.exists():
             found.append(path)
-            left += [HERE / name.decode() for name in re.findall(rb'^\s*#\s*include\s+"([^"]+)"', path.read_bytes(), re.M)]
+            left += [
+                HERE / name.decode() for name in re.findall(rb'^\s*#\s*include\s+"([^"]+)"', path.read_bytes(), re.M)
+            ]
     return sorted(found)
 
 
@@ -255,7 +261,8 @@ def _module_source(isa: str, declarations: str, folder: Path) -> Path:
     ffi.cdef(declarations)
     ffi.set_source(f"cnncore._native_{isa}", '#include "kernels.h"')
     path = folder / f"_native_{isa}.c"
-    ffi.emit_c_code(str(path))
+    with open(path, "w", encoding="utf-8") as file:
+        ffi.emit_c_code(file)
     return path
 
 
@@ -306,7 +313,9 @@ def build(compiler: Compiler, targets: dict[str, Path], includes: list[str], fol
         except BuildError:
             pool.shutdown(cancel_futures=True)
             raise
-    shared = ["-bundle", "-undefined", "dynamic_lookup"] if sysconfig.get_platform().startswith("macos") else ["-shared"]
+    shared = (
+        ["-bundle", "-undefined", "dynamic_lookup"] if sysconfig.get_platform().startswith("macos") else ["-shared"]
+    )
     user = [*compiler.user, *compiler.openmp_flags, *compiler.extra, *shlex.split(os.environ.get("LDFLAGS", ""))]
     for isa, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)

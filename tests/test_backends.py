@@ -15,7 +15,6 @@ from oracle import REAL, axes, outputs, taps
 from strategies import DTYPES, LAYOUTS, HypothesisDraw, cast, channels_last, edge_case, examples, maps, problem
 
 from cnncore.backends import native, select
-from cnncore.errors import BackendError
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import INDEX, MAP, PARAM, RANDOM, registry, run
 from cnncore.ops.random import uniform
@@ -257,7 +256,6 @@ def test_layouts_do_not_change_the_bits(engine, name):
 @ops
 @natives
 def test_the_number_of_threads_does_not_change_the_bits(engine, name, dtype):
-    from cnncore.backends import native
 
     p = fixed(name, dtype, edge=True)
     last = p._replace(
@@ -279,7 +277,6 @@ def test_the_number_of_threads_does_not_change_the_bits(engine, name, dtype):
 @natives
 def test_calls_from_several_threads_do_not_mix(engine):
     """Four Python threads convolve at once, each with its own numbers and its own scratch."""
-    from cnncore.backends import native
 
     problems = [fixed("conv", np.float32, seed=seed, edge=True) for seed in range(4)]
     want = [compute(p, engine) for p in problems]
@@ -551,14 +548,3 @@ def test_zero_axes_stay_an_array(engine):
             y, ctx = run(registry[name], (np.array(2.0),), {}, backend)
             (dx,) = ctx.backward(np.array(3.0))
         assert type(y) is type(dx) is np.ndarray and (y, dx) == (2.0, 3.0)
-
-
-def test_stale_kernels_are_refused(monkeypatch, tmp_path):
-    """Kernels built from another header take other arguments: calling them could crash."""
-    header = tmp_path / "kernels.h"
-    header.write_text("another header")
-    monkeypatch.setattr(native, "HEADER", header)
-    with pytest.raises(BackendError, match="build them again"):
-        native._module.__wrapped__("baseline")
-    monkeypatch.setattr(native, "HEADER", tmp_path / "none")  # an installed package has no csrc
-    assert native._module.__wrapped__("baseline")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import zlib
@@ -17,6 +18,7 @@ from PIL import Image
 
 import cnncore as cc
 from cnncore.data import class_names, image_folder, read_svhn, svhn
+from cnncore.errors import install_hint
 
 FILES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -149,7 +151,7 @@ def test_every_truncation_of_svhn(tmp_path: Path) -> None:
 
 def test_without_scipy(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(cc.CnncoreError, match=r"reading SVHN needs scipy: pip install 'cnncore\[data\]'"):
+    with pytest.raises(cc.CnncoreError, match=re.escape(f"reading SVHN needs scipy: {install_hint('data')}")):
         read_svhn(tmp_path / "a.mat")
 
 
@@ -288,5 +290,5 @@ def test_damaged_images_give_an_error_or_an_image(tmp_path: Path, data) -> None:
 
 def test_without_pillow(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(cc.CnncoreError, match=r"reading images needs pillow: pip install 'cnncore\[data\]'"):
+    with pytest.raises(cc.CnncoreError, match=re.escape(f"reading images needs pillow: {install_hint('data')}")):
         image_folder(tree(tmp_path, {"a/1.png": b""}), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import cnncore as cc
 from cnncore import plots
+from cnncore.errors import install_hint
 
 needs_matplotlib = pytest.mark.skipif(plots.missing() is not None, reason="matplotlib is not installed")
 
@@ -52,5 +54,5 @@ def test_filters_refuse_other_shapes(tmp_path: Path, shape) -> None:
 
 def test_missing_matplotlib_is_said(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(cc.CnncoreError, match=r"pip install 'cnncore\[plot\]'"):
+    with pytest.raises(cc.CnncoreError, match=re.escape(install_hint("plot"))):
         plots.filters(tmp_path / "f.png", np.zeros((4, 1, 5, 5)))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError
+from ..errors import BackendError, install_hint
 from .select import on_device, to_host
 
 # Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
@@ -32,7 +32,7 @@ Arrays = tuple[Any, ...]
 def load_tables() -> dict[str, tuple[Callable[..., None], Callable[..., Arrays] | None]]:
     """Every op's kernels. Imports Numba; raises BackendError where it is missing."""
     if importlib.util.find_spec("numba_cuda") is None:
-        raise BackendError("cuda: numba-cuda is not installed (pip install 'cnncore[cuda]')")
+        raise BackendError(f"cuda: numba-cuda is not installed ({install_hint('cuda')})")
     try:
         modules = [importlib.import_module(f"cnncore.ops.{file}") for file in FILES]
     except ImportError as error:

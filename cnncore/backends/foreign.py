@@ -6,7 +6,15 @@ import platform
 import sysconfig
 from pathlib import Path
 
-MACHINES = {3: "x86 (32 bits)", 40: "arm (32 bits)", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64", 22: "s390x"}
+MACHINES = {
+    3: "x86 (32 bits)",
+    40: "arm (32 bits)",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv64",
+    21: "ppc64",
+    22: "s390x",
+}
 SAME = {"amd64": "x86_64", "arm64": "aarch64", "ppc64le": "ppc64"}  # other names of them
 
 

@@ -29,7 +29,17 @@ from .library import (
     use_threads,
 )
 
-__all__ = ["compiled", "current_isa", "get_threads", "info", "loaded", "set_threads", "supported", "use_isa", "use_threads"]
+__all__ = [
+    "compiled",
+    "current_isa",
+    "get_threads",
+    "info",
+    "loaded",
+    "set_threads",
+    "supported",
+    "use_isa",
+    "use_threads",
+]
 
 POISON = False  # for tests: fill results and scratch with NaN before every call, so that what is not written shows
 

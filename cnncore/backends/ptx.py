@@ -26,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..errors import BackendError, CnncoreError
+from ..errors import BackendError, CnncoreError, install_hint
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0))
 DTYPES = ("float32", "float64")
@@ -48,7 +48,7 @@ def find_ptxas() -> Path:
     for file in files:
         if file.name in ("ptxas", "ptxas.exe"):
             return Path(str(file.locate()))
-    raise BackendError("ptx: no ptxas: nvidia-cuda-nvcc is not installed (pip install 'cnncore[cuda]')")
+    raise BackendError(f"ptx: no ptxas: nvidia-cuda-nvcc is not installed ({install_hint('cuda')})")
 
 
 def signature(kernel: Any, dtype: str) -> tuple[Any, ...]:

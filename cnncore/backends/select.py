@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,12 @@ def chosen() -> str:
     return _chosen.get()
 
 
+@functools.cache
+def _warn_once(reason: str) -> None:
+    """pip shows nothing of a build that succeeds, so who installs without a compiler is told here."""
+    warnings.warn(f"{reason}; NumPy computes (cnncore.use_backend('numpy') asks for it)", RuntimeWarning, stacklevel=2)
+
+
 def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
     """The backend that computes this call."""
     name = name or chosen()
@@ -109,8 +116,10 @@ def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
         if device:
             name = "cuda"
         else:
-            ready = why_not("c") is None and load("c").missing(op) is None
-            return load("c") if ready else load("numpy")
+            reason = why_not("c")
+            if reason:
+                _warn_once(reason)
+            return load("numpy") if reason or load("c").missing(op) else load("c")
     backend = load(name)
     if device and name != "cuda":
         raise BackendError(f"{op.name}: the arrays are on the CUDA device, backend={name!r} was asked for")

@@ -15,7 +15,7 @@ from ..progress import Progress
 from ..tables import print_table
 from .common import add_command, chosen_backend, print_json
 
-COLUMNS = ["op", "problem", "backend", "format", "direction", "ms", "median", "rate", "of limit"]
+COLUMNS = ["op", "problem", "backend", "format", "direction", "best", "median", "rate", "of limit"]
 
 
 def add_parser(commands: Any) -> None:
@@ -71,6 +71,11 @@ def print_rows(peak: Peaks, rows: list[Row]) -> None:
         for r in rows
     ]  # fmt: skip
     print_table("kernels: best and median of many calls, ms", COLUMNS, table, left=5)
+    over = {r.limit for r in rows if r.percent > 100}
+    if "fma" in over:
+        print("above 100 % fma: the FLOPs of the definition count, and Winograd's algorithm needs fewer")
+    if "copy" in over:
+        print("above 100 % copy: the arrays fit into the caches, and copies were measured beyond them")
 
 
 def _rate(r: Row) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import __version__
 from ..backends import native, select
-from ..errors import CnncoreError
+from ..errors import CnncoreError, install_hint
 from ..ops import relu
 
 HOST = ("numpy", "c")  # a network on the device, and its limits, are not for the command line yet
@@ -71,4 +71,4 @@ def environment() -> dict[str, Any]:
 def require(module: str, extra: str) -> None:
     """Raise CnncoreError, saying how to get it, where a library is missing that is needed only much later."""
     if not importlib.util.find_spec(module):
-        raise CnncoreError(f"{module} is not installed: pip install 'cnncore[{extra}]'")
+        raise CnncoreError(f"{module} is not installed: {install_hint(extra)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CnncoreError, FormatError
+from ..errors import CnncoreError, FormatError, install_hint
 
 Path_ = str | os.PathLike[str]
 Images = tuple[np.ndarray, np.ndarray]  # x float32 (N, C, H, W) in [0, 1], y int64 (N,)
@@ -39,4 +39,4 @@ def need(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = {"PIL": "pillow"}.get(module.split(".")[0], module.split(".")[0])
-        raise CnncoreError(f"{purpose} needs {package}: pip install 'cnncore[data]'") from None
+        raise CnncoreError(f"{purpose} needs {package}: {install_hint('data')}") from None
