@@ -205,9 +205,10 @@ def native(place: Place) -> Came:
 
 @way("broken", "a CC that fails everything")
 def broken(place: Place) -> Came:
-    printed = place.in_place(place.clone(), fails=True, CC=need("false", "coreutils"))
-    expect("Traceback" not in printed and "false" in printed, printed)
-    return place.came(f"an error: {Failed(printed).short()}")
+    false = need("false", "coreutils")
+    printed = place.in_place(place.clone(), fails=True, CC=false)
+    expect("Traceback" not in printed and f"{false} -O3" in printed and "exit status 1" in printed, printed)
+    return place.came("an error, with the command and its exit status")
 
 
 @way("no-compiler", "no compiler at all")
