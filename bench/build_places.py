@@ -31,6 +31,8 @@ print(json.dumps({"backend": chosen, "error": error, "file": cc.__file__, **(nat
 PACKAGES = ("setuptools>=77", "cffi>=1.17", "numpy>=2.0", "wheel", "pytest", "hypothesis")
 OURS = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "PYTHONPATH", "VIRTUAL_ENV", "CNNCORE_SETS", "CNNCORE_CFLAGS")
 
+QUICK = {"CNNCORE_SETS": "baseline", "CNNCORE_CFLAGS": "-O1"}
+
 
 class Missing(Exception):
     """A tool that a way needs is not here."""
@@ -93,7 +95,7 @@ class Place:
         """`run`, timed; the baseline alone, compiled quickly, where `env` does not ask for others."""
         start = time.monotonic()
         try:
-            return self.run(*command, cwd=cwd, fails=fails, **({"CNNCORE_SETS": "baseline", "CNNCORE_CFLAGS": "-O1"} | env))
+            return self.run(*command, cwd=cwd, fails=fails, **(QUICK | env))
         finally:
             self.seconds += time.monotonic() - start
 
