@@ -140,7 +140,7 @@ def inspect(command: list[str]) -> Compiler:
             openmp = f"none, one thread computes: {_reason(str(error))}"
     if "__SIZEOF_POINTER__ 8" not in macros:
         raise BuildError(f"{shlex.join([*command, *user, *extra])} compiles for 32 bits; cnncore needs 64")
-    found = re.search(r"#define __(x86_64|aarch64|riscv|powerpc64|s390x|loongarch64)__? ", macros)
+    found = re.search(r"#define __(x86_64|aarch64|riscv|powerpc64|s390x|loongarch64)(?:__)? ", macros)
     path = os.path.realpath(shutil.which(command[0]) or command[0])
     version = run([*command, "--version"]).partition("\n")[0]
     return Compiler(tuple(command), path, version, found[1] if found else "other", openmp, tuple(user), tuple(extra))
@@ -296,7 +296,8 @@ def abi3() -> bool:
 
 
 def build(compiler: Compiler, targets: dict[str, Path], includes: list[str], folder: Path) -> None:
-    """Compile and link one module per instruction set, `targets`, with object files in `folder`.
+    """Compile and link one module per instruction set, `targets`, with object files in `folder`. Others that lie beside
+    the targets, of an earlier build, go.
 
     Every file of every set is a task of its own for one pool of threads, so that all processors are busy to the end.
     Raises BuildError with the command that failed.
@@ -317,7 +318,9 @@ def build(compiler: Compiler, targets: dict[str, Path], includes: list[str], fol
         ["-bundle", "-undefined", "dynamic_lookup"] if sysconfig.get_platform().startswith("macos") else ["-shared"]
     )
     user = [*compiler.user, *compiler.openmp_flags, *compiler.extra, *shlex.split(os.environ.get("LDFLAGS", ""))]
+    for parent in {target.parent for target in targets.values()}:
+        parent.mkdir(parents=True, exist_ok=True)
+        for old in parent.glob("_native_*"):  # unlinked, not written over: a process may run it
+            old.unlink()
     for isa, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # a process may still run what is there
         run([*compiler.command, *shared, *[objects[task] for task in tasks[isa]], *user, "-lm", "-o", target])

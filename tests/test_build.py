@@ -135,6 +135,15 @@ def test_an_object_that_was_left_half_written_is_not_used(builder: Builder) -> N
     assert builder.compiled().count("dense.c") == len(builder.module.SETS)
 
 
+def test_modules_of_other_instruction_sets_go(builder: Builder) -> None:
+    """They would be stale at the next change, and a wheel would hold them."""
+    compiler = builder.module.inspect(builder.module.compiler_command())
+    lib, objects = builder.tree / "lib", builder.tree / "objects"
+    for sets in (["avx2", "baseline"], ["baseline"]):
+        builder.module.build(compiler, {isa: lib / f"_native_{isa}.abi3.so" for isa in sets}, [], objects)
+        assert sorted(p.name for p in lib.iterdir()) == [f"_native_{isa}.abi3.so" for isa in sets]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
