@@ -129,17 +129,18 @@ def inspect(command: list[str]) -> Compiler:
     extra = shlex.split(os.environ.get("CNNCORE_CFLAGS", ""))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "try.c")
+        source.write_text("")  # it includes nothing: a compiler for 32 bits may lack its headers
+        macros = run([*command, *user, *COMMON, *extra, "-E", "-dM", source])
+        if "__SIZEOF_POINTER__ 4" in macros:
+            raise BuildError(f"{shlex.join([*command, *user, *extra])} compiles for 32 bits; cnncore needs 64")
         source.write_text("#include <math.h>\nint main(void) { return 0; }\n")
         run([*command, *user, *COMMON, *extra, source, "-o", source.with_suffix(".out")])
-        macros = run([*command, *user, *extra, "-E", "-dM", source])
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
         try:
             run([*command, *user, "-fopenmp", *extra, source, "-o", source.with_suffix(".out")])
             openmp = "-fopenmp"
         except BuildError as error:
             openmp = f"none, one thread computes: {_reason(str(error))}"
-    if "__SIZEOF_POINTER__ 8" not in macros:
-        raise BuildError(f"{shlex.join([*command, *user, *extra])} compiles for 32 bits; cnncore needs 64")
     found = re.search(r"#define __(x86_64|aarch64|riscv|powerpc64|s390x|loongarch64)(?:__)? ", macros)
     path = os.path.realpath(shutil.which(command[0]) or command[0])
     version = run([*command, "--version"]).partition("\n")[0]
