@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -171,5 +172,5 @@ def instructions(module: Path) -> str:
 
 
 def compiled(printed: str) -> list[str]:
-    """The files that a build says it compiled."""
-    return [line.split()[2] for line in printed.splitlines() if line.startswith("cnncore: compiling ")]
+    """The files that a build says it compiled. (Of two threads, lines may stand in one.)"""
+    return re.findall(r"cnncore: compiling (\S+) for", printed)
