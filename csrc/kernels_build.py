@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cffi import FFI
+from cffi import FFI, recompiler
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("cc", "gcc", "clang")
@@ -54,11 +54,11 @@ PLAIN = ["runtime.c", "built.c"]  # they run before anybody knows what the proce
 COMMON = ["-O3", "-g0", "-fPIC", "-fwrapv", "-std=gnu11", "-fvisibility=hidden", "-fno-math-errno",
           "-fno-trapping-math", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-variable"]  # fmt: skip
 # Behind a builder's flags: `-march=native` among them must not reach the modules of lesser processors.
-PIN = ["-march=x86-64", "-mtune=generic", "-mno-sse3"]  # without SSE3 there is nothing that came after it
+PINS = ("-march=x86-64", "-march=x86_64")  # the second is zig's name of it
 SETS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mbmi2", "-mprefer-vector-width=512"],
-    "avx2": ["-mavx2", "-mfma", "-mbmi2"],
-    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mbmi2", "-mno-avx512f"],
+    "baseline": ["-mno-sse3"],  # without SSE3 there is nothing that came after it
 }  # the fastest first
 MISSING = (
     "cnncore: no C compiler was found (looked for $CC, cc, gcc, clang); the C kernels are left out and the NumPy "
@@ -79,6 +79,7 @@ class Compiler:
     path: str  # of the program that runs
     version: str
     target: str  # x86_64, aarch64 ..., as its macros say
+    pin: str  # the flag for the least x86-64, "" elsewhere
     openmp: str  # the flag, or why there is none
     user: tuple[str, ...]  # CFLAGS and CPPFLAGS, which come before our flags
     extra: tuple[str, ...]  # CNNCORE_CFLAGS, which come behind them
@@ -89,7 +90,7 @@ class Compiler:
 
     def flags(self, isa: str) -> list[str]:
         """How a file is compiled for an instruction set."""
-        pinned = [*PIN, *SETS[isa]] if self.target == "x86_64" else []
+        pinned = [self.pin, *SETS[isa]] if self.pin else []
         return [*self.user, *COMMON, *self.openmp_flags, *self.extra, *pinned]
 
 
@@ -127,24 +128,36 @@ def inspect(command: list[str]) -> Compiler:
     """Ask a compiler what it is. Raises BuildError where it cannot compile, or compiles for 32 bits."""
     user = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("CPPFLAGS", ""))
     extra = shlex.split(os.environ.get("CNNCORE_CFLAGS", ""))
+    whole = [*command, *user, *extra]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "try.c")
+        source, program = Path(folder, "try.c"), Path(folder, "try.out")
         source.write_text("")  # it includes nothing: a compiler for 32 bits may lack its headers
         macros = run([*command, *user, *COMMON, *extra, "-E", "-dM", source])
         if "__SIZEOF_POINTER__ 4" in macros:
-            raise BuildError(f"{shlex.join([*command, *user, *extra])} compiles for 32 bits; cnncore needs 64")
+            raise BuildError(f"{shlex.join(whole)} compiles for 32 bits; cnncore needs 64")
         source.write_text("#include <math.h>\nint main(void) { return 0; }\n")
-        run([*command, *user, *COMMON, *extra, source, "-o", source.with_suffix(".out")])
+        run([*command, *user, *COMMON, *extra, source, "-o", program])
+        pins = PINS if "#define __x86_64__ " in macros else ()
+        pin = next((flag for flag in pins if not _refused([*whole, flag, source, "-o", program])), "")
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-        try:
-            run([*command, *user, "-fopenmp", *extra, source, "-o", source.with_suffix(".out")])
-            openmp = "-fopenmp"
-        except BuildError as error:
-            openmp = f"none, one thread computes: {_reason(str(error))}"
-    found = re.search(r"#define __(x86_64|aarch64|riscv|powerpc64|s390x|loongarch64)(?:__)? ", macros)
+        reason = _refused([*whole, "-fopenmp", source, "-o", program])
+    if pins and not pin:
+        raise BuildError(f"{shlex.join(whole)} compiles for x86-64, and refuses {' and '.join(PINS)}")
+    openmp = f"none, one thread computes: {reason}" if reason else "-fopenmp"
     path = os.path.realpath(shutil.which(command[0]) or command[0])
     version = run([*command, "--version"]).partition("\n")[0]
-    return Compiler(tuple(command), path, version, found[1] if found else "other", openmp, tuple(user), tuple(extra))
+    target = re.search(r"#define __(x86_64|aarch64|riscv|powerpc64|s390x|loongarch64)(?:__)? ", macros)
+    name = target[1] if target else "other"
+    return Compiler(tuple(command), path, version, name, pin, openmp, tuple(user), tuple(extra))
+
+
+def _refused(command: Iterable[str | Path]) -> str:
+    """Why a command fails, in one line; "" where it does not."""
+    try:
+        run(command)
+    except BuildError as error:
+        return _reason(str(error))
+    return ""
 
 
 def _reason(text: str) -> str:
@@ -162,7 +175,7 @@ def instruction_sets(compiler: Compiler) -> list[str]:
     unknown = set(asked) - {*SETS, "all", "native", "none"}
     if unknown or not asked:
         raise BuildError(f"CNNCORE_SETS is {' '.join(asked)!r}; it takes all, native, none or {', '.join(SETS)}")
-    known = [isa for isa in SETS if not SETS[isa] or (compiler.target == "x86_64" and _knows(compiler, isa))]
+    known = [isa for isa in SETS if isa == "baseline" or (compiler.pin and _knows(compiler, isa))]
     if "native" in asked:
         known = _native(compiler, known)
     elif "all" not in asked:
@@ -176,12 +189,10 @@ def _knows(compiler: Compiler, isa: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "try.c")
         source.write_text("int x;\n")
-        try:
-            run([*compiler.command, *compiler.flags(isa), "-c", source, "-o", source.with_suffix(".o")])
-        except BuildError as error:
-            print(f"cnncore: the instruction set {isa} is left out: {_reason(str(error))}")
-            return False
-    return True
+        reason = _refused([*compiler.command, *compiler.flags(isa), "-c", source, "-o", source.with_suffix(".o")])
+    if reason:
+        print(f"cnncore: the instruction set {isa} is left out: {reason}")
+    return not reason
 
 
 def _native(compiler: Compiler, known: list[str]) -> list[str]:
@@ -260,10 +271,8 @@ def _module_source(isa: str, declarations: str, folder: Path) -> Path:
     """The C file of cffi's module."""
     ffi = FFI()
     ffi.cdef(declarations)
-    ffi.set_source(f"cnncore._native_{isa}", '#include "kernels.h"')
     path = folder / f"_native_{isa}.c"
-    with open(path, "w", encoding="utf-8") as file:
-        ffi.emit_c_code(file)
+    recompiler.make_c_source(ffi, f"cnncore._native_{isa}", '#include "kernels.h"', str(path))
     return path
 
 

@@ -172,6 +172,14 @@ def test_32_bits_are_refused(builder: Builder) -> None:
         builder.module.inspect(builder.module.compiler_command())
 
 
+def test_without_openmp_the_reason_is_kept(builder: Builder) -> None:
+    path = builder.tree / "cc-stand-in"
+    path.write_text(path.read_text().replace('case " ', 'case " $* " in *" -fopenmp "*) echo "try.c:1: error: no omp" >&2; exit 1 ;; esac\ncase " ', 1))  # fmt: skip # noqa: E501
+    compiler = builder.module.inspect(builder.module.compiler_command())
+    assert compiler.openmp == "none, one thread computes: no omp" and compiler.openmp_flags == []
+    assert "-fopenmp" not in compiler.flags("baseline")
+
+
 def test_unknown_instruction_sets_are_refused(builder: Builder) -> None:
     compiler = builder.module.inspect(builder.module.compiler_command())
     for asked, kept in (("baseline", ["baseline"]), ("none", []), ("", None), ("avx1024", None)):
