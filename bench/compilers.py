@@ -19,8 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-OTHER_OPS = ("lrn", "lrn_within", "max_pool", "avg_pool", "lp_pool", "global_avg_pool", "relu", "tanh", "dropout",
-             "softmax", "linear", "lp_unit", "adam_step")  # fmt: skip
+OPS = ("conv", "lrn", "lrn_within", "max_pool", "avg_pool", "lp_pool", "global_avg_pool", "relu", "tanh", "dropout",
+       "softmax", "linear", "lp_unit", "adam_step")  # fmt: skip
 LAYERS = ("alex1", "mnist1", "mnist2", "cccp1", "nin2", "nin3", "vgg56", "vgg28", "vgg14")
 
 
@@ -63,13 +63,13 @@ def _call(op: str, name: str, direction: str, layout: str) -> Callable[[], Any]:
     return lambda: ctx.backward(dy)
 
 
-def problems() -> list[str]:
+def problems(ops: list[str]) -> list[str]:
     """What is timed, as lines for `serve`."""
     import cnncore as cc
     from cnncore.bench.problems import problems_of
 
     lines = []
-    for op in (*OTHER_OPS, "conv"):
+    for op in ops:
         for problem in problems_of(cc.ops.registry[op]):
             if op == "conv" and problem.name not in LAYERS:
                 continue
@@ -84,6 +84,7 @@ def main() -> int:
     parser.add_argument("side", nargs="+", help="NAME=TREE: a compiler's name, and a tree with the kernels it made")
     parser.add_argument("--threads", type=int, default=1, help="of the kernels (default: 1)")
     parser.add_argument("--turns", type=int, default=15, help="calls of every side of every problem (default: 15)")
+    parser.add_argument("--op", nargs="+", default=OPS, help=f"what is timed (default: {' '.join(OPS)})")
     args = parser.parse_args()
     if args.side == ["serve"]:
         serve(args.threads)
@@ -100,7 +101,7 @@ def main() -> int:
     first, ratios = next(iter(sides)), {name: [] for name in sides}
     print(f"| op | problem | direction | format | {first}, ms | {' | '.join(list(sides)[1:])} |")
     print(f"| --- | --- | --- | --- | ---: |{' ---: |' * (len(sides) - 1)}")
-    for line in problems():
+    for line in problems(args.op):
         turns = [{name: _ask(process, line) for name, process in running.items()} for _ in range(args.turns)]
         for name in sides:
             ratios[name].append(statistics.median(turn[name] / turn[first] for turn in turns))
