@@ -77,7 +77,7 @@ class Place:
     tools: Tools
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
-    user: str | None = None  # who runs the commands
+    prefix: tuple[str, ...] = ()  # before every command
     seconds: float = 0  # what builds took
 
     def run(self, *command: str | Path, cwd: Path | None = None, fails: bool = False, **env: str) -> str:
@@ -85,7 +85,7 @@ class Place:
         kept = {key: value for key, value in os.environ.items() if key not in OURS}
         settings = kept | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(self.folder)} | self.env | env
         done = subprocess.run(
-            [str(word) for word in command], cwd=cwd or self.folder, env=settings, user=self.user, timeout=3600,
+            [*self.prefix, *map(str, command)], cwd=cwd or self.folder, env=settings, timeout=3600,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
         )  # fmt: skip
         if (done.returncode != 0) is not fails:

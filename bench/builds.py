@@ -12,7 +12,6 @@ speed it builds the baseline alone, with -O1.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -50,7 +49,6 @@ class Row:
 def try_way(name: str, tools: Tools) -> Row:
     way = WAYS[name]
     with tempfile.TemporaryDirectory(prefix=f"cnncore-{name}-") as folder:
-        os.chmod(folder, 0o755)  # another user builds in one of them
         try:
             came = way.build(tools.place(Path(folder)))
         except Missing as error:
@@ -81,7 +79,6 @@ def main() -> int:
         parser.error("builds are made of clones: git and a repository are needed")
     rows, start = {}, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cnncore-builds-") as folder:
-        os.chmod(folder, 0o755)
         tools = Tools(ROOT, Path(folder))
         for name in names:
             rows[name] = try_way(name, tools)
