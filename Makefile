@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # One installation at a time, with -j too: they share .venv. Compilers run on all cores anyway.
 .NOTPARALLEL:
-.PHONY: demo test test-slow build bench asan docs lint clean
+.PHONY: demo test test-slow build builds bench asan docs lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo
@@ -45,6 +45,10 @@ wide: .venv/test
 build: .venv/bin/python
 	$(PIP) -e '.[train,plot]'
 	touch .venv/demo
+
+# Builds in every way that people use; writes the table of docs/building.md. ONLY="clang musl" tries these alone.
+builds:
+	$(PYTHON) bench/builds.py $(ONLY)
 
 # cnncore and PyTorch side by side, about 15 minutes; writes bench/results. (`cnncore bench`: cnncore alone, in seconds.)
 bench: .venv/bench

@@ -131,15 +131,16 @@ def inspect(command: list[str]) -> Compiler:
     whole = [*command, *user, *extra]
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "try.c"), Path(folder, "try.out")
+        source.write_text("")  # it includes nothing: a compiler for 32 bits may lack its headers
+        macros = run([*command, *user, *COMMON, *extra, "-E", "-dM", source])
+        if "__SIZEOF_POINTER__ 4" in macros:
+            raise BuildError(f"{shlex.join(whole)} compiles for 32 bits; cnncore needs 64")
         source.write_text("#include <math.h>\nint main(void) { return 0; }\n")
         run([*command, *user, *COMMON, *extra, source, "-o", program])
-        macros = run([*whole, "-E", "-dM", source])
         pins = PINS if "#define __x86_64__ " in macros else ()
         pin = next((flag for flag in pins if not _refused([*whole, flag, source, "-o", program])), "")
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
         reason = _refused([*whole, "-fopenmp", source, "-o", program])
-    if "__SIZEOF_POINTER__ 8" not in macros:
-        raise BuildError(f"{shlex.join(whole)} compiles for 32 bits; cnncore needs 64")
     if pins and not pin:
         raise BuildError(f"{shlex.join(whole)} compiles for x86-64, and refuses {' and '.join(PINS)}")
     openmp = f"none, one thread computes: {reason}" if reason else "-fopenmp"

@@ -79,7 +79,7 @@ INLINE words pick(words a, words b, int w, int x, int y, int z) {
     const int number[4] = {w, x, y, z};
     words picked;
 #ifdef __clang__
-    for (int i = 0; i < L; i++) {
+    UNROLL for (int i = 0; i < L; i++) {
         const int from = number[i % 4];
         picked[i] = from < 4 ? a[i / 4 * 4 + from] : b[i / 4 * 4 + from - 4];
     }

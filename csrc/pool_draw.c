@@ -9,12 +9,13 @@
  * 3x3 10.2, 3.9; with power 2 10.5, 4.3; with power 3 128, by vmath.h's pow 85, without the powers of 0 46. What is left
  * is the drawing of uniforms, a third then; in half the cycles (philox.h) and turned straight into their array, 2x2 with
  * all 64 images on two threads, caches cold, went from 3.1 to 2.65. They go through memory once. */
-#ifdef __clang__
-#pragma STDC FP_CONTRACT OFF
-#else
+#ifndef __clang__
 #pragma GCC optimize("fp-contract=off")
 #endif
 #include "twice.h"
+#ifdef __clang__ /* behind simd.h, which turns it on */
+#pragma STDC FP_CONTRACT OFF
+#endif
 
 #ifdef REAL
 #include "channels_last.h"

@@ -37,7 +37,14 @@
 #define CAT(a, b) CAT_(a, b)
 #define INLINE static inline __attribute__((always_inline))
 #define OUT_OF_LINE static __attribute__((noinline, unused))
+#ifdef __clang__ /* ignores GCC's pragma without a warning, and arrays of vectors then stay in memory */
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_8 _Pragma("clang loop unroll_count(8)")
+#pragma STDC FP_CONTRACT ON /* before version 14 clang fuses no product with a sum by itself */
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_8 _Pragma("GCC unroll 8")
+#endif
 /* Has v, a vector, loaded once where compilers would load it again for every use. */
 #if defined(__x86_64__)
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
@@ -216,26 +223,29 @@ OUT_OF_LINE vec FN(end_run)(double whole[V], vec run) {
 }
 INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
 
+/* a[first] b[first] a[first + 1] b[first + 1] ..., for a constant first */
+INLINE vec FN(interleave)(vec a, vec b, const int first) {
+#ifdef __clang__ /* has no shuffle by a vector of lanes, and makes one of single lanes */
+    vec both;
+    UNROLL for (int i = 0; i < V; i++) both[i] = (i % 2 ? b : a)[first + i / 2];
+    return both;
+#else
+    ivec lanes;
+    UNROLL for (int i = 0; i < V; i++) lanes[i] = first + i / 2 + i % 2 * V;
+    return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
 /* V x V elements, transposed: log2(V) rounds of interleaving row i with row i + V/2. */
 INLINE void FN(transpose)(REAL *to, int64_t to_stride, const REAL *from, int64_t from_stride) {
-#ifdef __clang__ /* has no shuffle by a vector of lanes; it finds its own way through the plain loop */
-    for (int i = 0; i < V; i++)
-        for (int j = 0; j < V; j++) to[i * to_stride + j] = from[j * from_stride + i];
-#else
     vec r[V], s[V];
-    ivec low, high; /* lanes of (a, b) in the order a0 b0 a1 b1 ..., first half and second half */
-    UNROLL for (int i = 0; i < V; i++) {
-        low[i] = i / 2 + i % 2 * V;
-        high[i] = low[i] + V / 2;
-        r[i] = FN(load)(from + i * from_stride);
-    }
+    UNROLL for (int i = 0; i < V; i++) r[i] = FN(load)(from + i * from_stride);
     UNROLL for (int round = 1; round < V; round *= 2) {
         UNROLL for (int i = 0; i < V / 2; i++) {
-            s[2 * i] = __builtin_shuffle(r[i], r[i + V / 2], low);
-            s[2 * i + 1] = __builtin_shuffle(r[i], r[i + V / 2], high);
+            s[2 * i] = FN(interleave)(r[i], r[i + V / 2], 0);
+            s[2 * i + 1] = FN(interleave)(r[i], r[i + V / 2], V / 2);
         }
         UNROLL for (int i = 0; i < V; i++) r[i] = s[i];
     }
     UNROLL for (int i = 0; i < V; i++) FN(store)(to + i * to_stride, r[i]);
-#endif
 }

@@ -269,7 +269,7 @@ INLINE void multiply_tile(int rows, float *to, const float *from, int64_t row_st
     UNROLL for (int m = 0; m < rows; m++) {
         UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (vec){0};
     }
-    _Pragma("GCC unroll 8") for (int64_t t = 0; t < terms; t++) {
+    UNROLL_8 for (int64_t t = 0; t < terms; t++) {
         vec lanes[NV];
         UNROLL for (int v = 0; v < NV; v++) lanes[v] = load_f32(factor + t * BLOCK + v * V);
         UNROLL for (int m = 0; m < rows; m++) {

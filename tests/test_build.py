@@ -253,7 +253,9 @@ def test_a_script_beside_the_clone_imports_the_package(tree: Path, tmp_path: Pat
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = tree.parent / "script.py"
     script.write_text(
-        f"import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
+        "import site, sys\n"
+        f"sys.path = [path for path in sys.path if path != {str(ROOT)!r}]\n"  # an editable installation of this clone
+        f"site.addsitedir({str(tmp_path / 'site')!r})\n"
         "import cnncore; print(cnncore.__file__, cnncore.ops.relu.__name__)\n"
     )
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

@@ -70,7 +70,7 @@ def row_losses(losses: Float1, probabilities: Float2, logits: Float2, labels: Lo
         below = logits.dtype.type(total)
         for k in range(logits.shape[1]):
             probabilities[n, k] = probabilities[n, k] / below
-        losses[n] = math.log(total) - (logits[n, labels[n]] - most)
+        losses[n] = math.log(below) - (logits[n, labels[n]] - most)
 
 
 @kernel
