@@ -1,4 +1,4 @@
-"""Sums that keep their digits in the NumPy definitions: many float32 terms are added up in float64, and rounded once."""
+"""Sums that keep their digits in the NumPy definitions: many float32 terms are added up in float64, rounded once."""
 
 from __future__ import annotations
 
