@@ -60,11 +60,14 @@ def gradcheck(
         and backward(dy, cache) -> gradients; or a layer or network, whose parameters are checked with x. y may be a
         tuple: ctx.backward then takes one dy per output, the backward of a pair a tuple of them.
     inputs: its arrays, in order, or one array. Float arrays are differentiated. Integers, strings, dictionaries, None
-        and random keys are held constant; gradients for them may be left out or None.
+        and random keys are held constant; gradients for them may be left out or None. The arrays of a dictionary are
+        constant too: to check them, give them one by one.
     backend: whose gradient is tested ("numpy", "c", "cuda"; default: whoever computes the call). The derivative is
         always that of the NumPy definition in float64.
     dtype: the type the gradient under test is computed in; inputs are converted to it.
     seed: of the weights dy and the directions. gap: no step moves any entry by more than half of it (`Case.gap`).
+
+    Forward and backward must leave their inputs and dy as they are, and compute in the dtype under test.
 
     Returns a Report and raises nothing for a wrong gradient. Raises CnncoreError, DTypeError for inputs that cannot be
     checked, BackendError for a backend that is not there, and whatever fn itself raises.
@@ -102,7 +105,12 @@ def _check(
     arrays = tuple(_convert(name, a, kind) for name, a in zip(names, arrays, strict=True))
     variable = [_is_float(a) and name not in subject.constant for name, a in zip(names, arrays, strict=True)]
     if not any(variable):
-        raise CnncoreError(f"gradcheck: {subject.name} has no float array among its inputs, nothing to differentiate")
+        got = ", ".join(
+            f"{name}: {getattr(a, 'dtype', type(a).__name__)}" for name, a in zip(names, arrays, strict=True)
+        )
+        raise CnncoreError(
+            f"gradcheck: {subject.name} has no float array among its inputs, nothing to differentiate; got {got}"
+        )
     rng = np.random.default_rng(seed)
     given = _copies(arrays)
     with contextlib.nullcontext() if backend is None else select.use_backend(backend):

@@ -9,63 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .backends.select import to_host
 from .gradcheck_call import Run
-from .gradcheck_curve import OK, WRONG, Curve
-from .gradcheck_report import Argument, Report
+from .gradcheck_curve import OK, WRONG
+from .gradcheck_report import Report
 from .gradcheck_search import Problem
+from .gradcheck_table import Table, everything, measure
 
 GLIMPSE, LOOKED = 100, 600  # entries measured: first so many at most, and more where nothing fits the whole
-COST = 1e7  # and so many that entries times sizes of all arrays stay below this
-FEWEST = 64
 DIGITS = {"float64": 1e-6, "float32": 2e-3}
-
-
-@dataclass(frozen=True)
-class Table:
-    """The gradient of one argument beside the derivative, where that was measured (elsewhere NaN)."""
-
-    name: str
-    g: np.ndarray  # all of the gradient
-    grid: tuple[np.ndarray, ...]  # the indices measured along each axis
-    derivative: np.ndarray
-    wrong: np.ndarray
-    digits: float
-
-    @property
-    def complete(self) -> bool:
-        return self.derivative.size == self.g.size
-
-    @property
-    def gradient(self) -> np.ndarray:
-        return self.g[np.ix_(*self.grid)]
-
-    @property
-    def known(self) -> np.ndarray:
-        return np.isfinite(self.derivative)
-
-    @property
-    def allowed(self) -> float:
-        """What counts as equal."""
-        return self.digits * float(np.abs(self.derivative[self.known]).max(initial=0.0))
-
-    def fits(self, g: np.ndarray) -> bool:
-        """Whether an array of the grid's shape is the derivative, wherever that is known."""
-        return bool(np.all(np.abs(g - self.derivative)[self.known] <= self.allowed))
-
-    def count(self) -> str:
-        """The wrong entries, as the subject of a sentence."""
-        n = int(self.wrong.sum())
-        text = "the one wrong entry" if n == 1 else f"all {n} wrong entries"
-        return text if self.complete else f"{text} among the {int(self.known.sum())} looked at"
-
-    def verb(self, one: str, many: str) -> str:
-        return one if self.wrong.sum() == 1 else many
 
 
 def diagnose(
@@ -73,111 +30,63 @@ def diagnose(
     gradients: dict[int, np.ndarray | None], noise: dict[int, np.ndarray],
 ) -> list[str]:  # fmt: skip
     """Sentences about every wrong argument, each beginning with its name."""
-    found = _calls(forward, dys)
+    found = _calls(report, forward, dys, gradients)
     if found:
         return found
     arguments = report.arguments
     wrong = {i: g for i, g in gradients.items() if g is not None and g.size and arguments[i].verdict == WRONG}
 
     def measured(i: int, most: int) -> Table:
-        return _table(problem, i, arguments[i], wrong[i], noise.get(i), DIGITS[report.dtype], most)
+        return measure(problem, i, arguments[i], wrong[i], noise.get(i), DIGITS[report.dtype], most)
 
     tables = {i: measured(i, GLIMPSE) for i in wrong}
     truths = {arguments[i].name: (table.grid, table.derivative) for i, table in tables.items()}
     for i, g in gradients.items():
         if arguments[i].verdict == OK and g is not None:
-            truths[arguments[i].name] = (_everything(g.shape), g)
+            truths[arguments[i].name] = (everything(g.shape), g)
     others = {a.name: problem.arrays[i] for i, a in enumerate(arguments)} | ({"dy": dys[0]} if len(dys) == 1 else {})
     others = {name: a for name, a in others.items() if isinstance(a, np.ndarray)}
     for i in wrong:
         texts = _whole(tables[i], others, truths, forward)
         if not texts:
             table = tables[i] if tables[i].complete else measured(i, LOOKED)
-            texts = _whole(table, others, truths, forward) or _part(table)
+            texts = _whole(table, others, truths, forward) or _part(table, others)
         found += [f"{arguments[i].name}: {text}" for text in texts]
     return found
 
 
-def _calls(forward: Run, dys: tuple[np.ndarray, ...]) -> list[str]:
-    """What two more calls of backward show: it must be a function of dy alone, and linear in it."""
+def _calls(
+    report: Report, forward: Run, dys: tuple[np.ndarray, ...], gradients: dict[int, np.ndarray | None]
+) -> list[str]:
+    """What three more calls of backward show: it must be a function of dy alone, and linear in it."""
+    expected = [(report.arguments[i].name, g) for i, g in gradients.items() if g is not None]
 
     def again(factor: int) -> list[np.ndarray]:
         result = forward.backward(*(factor * dy for dy in dys))
-        return [
-            np.array(to_host(g)) for g in (result if isinstance(result, tuple | list) else [result]) if g is not None
-        ]
+        given = [to_host(g) for g in (result if isinstance(result, tuple | list) else [result]) if g is not None]
+        return [np.array(g) for g in given if isinstance(g, np.ndarray | np.generic)]
 
     try:
-        first, second, double = again(1), again(1), again(2)
+        first, second, other = again(1), again(1), again(-2)
     except Exception:  # a backward may be good for one call only, and then there is nothing to say
         return []
-
-    def same(a: list[np.ndarray], b: list[np.ndarray], factor: int = 1) -> bool:
-        return len(a) == len(b) and all(
-            np.allclose(factor * p, q, rtol=1e-3, atol=0) for p, q in zip(a, b, strict=True)
-        )
-
-    if any(not np.isfinite(g).all() for g in first):
+    if any(len(found) != len(expected) for found in (first, second, other)):
         return []
-    if not same(first, second):
-        return ["a second call of backward gives another gradient: backward changes what forward kept"]
-    if same(first, double) and any(g.any() for g in first):
-        return ["backward does not use dy: of twice the dy it makes the same gradient"]
-    if not same(first, double, 2):
-        return ["backward is not linear in dy: of twice the dy it does not make twice the gradient"]
-    return []
+    texts = []
+    for (name, g), a, b, c in zip(expected, first, second, other, strict=True):
+        if not all(np.isfinite(found).all() for found in (g, a, b, c)) or a.shape != g.shape:
+            continue
+        if not (_alike(g, a) and _alike(a, b)):
+            return ["a second call of backward gives another gradient: backward changes what forward kept"]
+        if a.any() and _alike(a, c):
+            texts.append(f"{name}: backward does not use dy: of -2 dy it makes the same gradient")
+        elif not _alike(-2 * a, c):
+            texts.append(f"{name}: backward is not linear in dy: of -2 dy it does not make -2 times the gradient")
+    return texts
 
 
-def _table(
-    problem: Problem, i: int, argument: Argument, g: np.ndarray, noise: np.ndarray | None, digits: float, most: int
-) -> Table:  # fmt: skip
-    """The derivative of single entries: known where the search named all wrong ones, else measured."""
-    if not argument.more:
-        derivative, wrong = g.copy(), np.zeros(g.shape, bool)
-        for w in argument.wrong:
-            derivative[w.index], wrong[w.index] = w.numeric, True
-        for k in argument.kinks:
-            derivative[k.index] = np.nan
-        return Table(argument.name, g, _everything(g.shape), derivative, wrong, digits)
-    total = sum(a.size for a in problem.arrays if isinstance(a, np.ndarray)) + problem.dy.size
-    grid = _grid(g.shape, min(most, max(int(COST / total), FEWEST)))
-    derivative = np.full([len(axis) for axis in grid], np.nan)
-    wrong = np.zeros(derivative.shape, bool)
-    like = next((curve for curve in argument.curves if curve.best is not None), None)
-    size = float(np.sqrt(np.mean(problem.arrays[i] ** 2))) or 1.0
-    quiet = np.zeros(g.shape) if noise is None else noise
-    claims = np.where(
-        np.isfinite(g), g, 0.0
-    )  # the derivative of an entry whose gradient is NaN is measured all the same
-    for place in np.ndindex(derivative.shape):
-        index = tuple(axis[n] for axis, n in zip(grid, place, strict=True))
-        v = np.zeros(g.shape)
-        v[index] = size
-        curve = _entry(problem, i, v, claims, quiet, like)
-        if curve.best is not None and not curve.coarse and curve.verdict in (OK, WRONG):
-            derivative[place] = curve.best.slope / size
-            wrong[place] = curve.verdict == WRONG or not np.isfinite(g[index])
-    return Table(argument.name, g, grid, derivative, wrong, digits)
-
-
-def _entry(problem: Problem, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray, like: Curve | None) -> Curve:
-    if like is not None:
-        curve = problem.glance(i, v, g, noise, like)
-        if not curve.coarse and curve.verdict in (OK, WRONG):
-            return curve
-    return problem.sweep(i, v, g, noise)
-
-
-def _grid(shape: tuple[int, ...], most: int) -> tuple[np.ndarray, ...]:
-    """Indices along each axis, both ends among them; all of them where the array is small."""
-    counts = list(shape)
-    while math.prod(counts) > most and max(counts) > 2:
-        counts[counts.index(max(counts))] -= 1
-    return tuple(np.unique(np.linspace(0, n - 1, c).round().astype(int)) for n, c in zip(shape, counts, strict=True))
-
-
-def _everything(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    return tuple(np.arange(n) for n in shape)
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.allclose(a, b, rtol=1e-3, atol=1e-12 * np.abs(b).max(initial=0.0)))
 
 
 # --- hypotheses --------------------------------------------------------------------------------------------------
@@ -195,17 +104,22 @@ def _whole(
     if not t.g.any():
         return ["backward is 0 throughout, the derivative is not"]
     fitting = itertools.chain(
-        _factor(t, forward), _rearranged(t), _others(t, truths), _products(t, others), _along_axes(t, others)
+        _factor(t, forward),
+        _rearranged(t),
+        _others(t, truths),
+        _products(t, others),
+        _sums(t, others),
+        _along_axes(t, others),
     )
     text = next(fitting, None)
     return [text] if text else []
 
 
-def _part(t: Table) -> list[str]:
+def _part(t: Table, others: dict[str, np.ndarray]) -> list[str]:
     """Where the gradient is wrong, if these entries form a pattern, and what they have in common."""
     if not t.wrong.any():
         return []
-    place = _box(t) or _border(t)
+    place = _labelled(t, others) or _box(t) or _border(t)
     found = [f"{t.count()} {place}"] if place else []
     return found + list(_local(t, bool(place)))
 
@@ -271,14 +185,22 @@ def _rearranged(t: Table) -> Iterator[str]:
         for axes in itertools.combinations(long, count):
             if t.fits(np.flip(g, axes)[there]):
                 yield f"it is the derivative reversed along {_axes(axes)}"
-    for axis in long:
+    spatial = [axis for axis in long if axis >= 2]
+    for axes in [(axis,) for axis in long] + ([tuple(spatial)] if len(spatial) > 1 else []):
         for shift in (1, -1, 2, -2):
-            inside = (t.grid[axis] + shift >= 0) & (t.grid[axis] + shift < g.shape[axis])
-            kept = np.where(inside.reshape([-1 if k == axis else 1 for k in range(g.ndim)]), t.derivative, np.nan)
-            if np.isfinite(kept).sum() > 2 and np.any(kept[np.isfinite(kept)]):
-                moved = replace(t, derivative=kept)
-                if moved.fits(np.roll(g, -shift, axis)[there]):
-                    yield f"it is the derivative shifted by {shift} along axis {axis}"
+            if _shifted(t, axes, shift):
+                yield f"it is the derivative shifted by {shift} along {_axes(axes)}"
+
+
+def _shifted(t: Table, axes: tuple[int, ...], shift: int) -> bool:
+    """Whether entry i of the derivative is entry i + shift of the gradient, wherever both are."""
+    kept = t.derivative
+    for axis in axes:
+        inside = (t.grid[axis] + shift >= 0) & (t.grid[axis] + shift < t.g.shape[axis])
+        kept = np.where(inside.reshape([-1 if k == axis else 1 for k in range(t.g.ndim)]), kept, np.nan)
+    some = kept[np.isfinite(kept)]
+    moved = np.roll(t.g, [-shift] * len(axes), axes)[np.ix_(*t.grid)]
+    return some.size > 2 and bool(some.any()) and replace(t, derivative=kept).fits(moved)
 
 
 def _others(t: Table, truths: dict[str, tuple[tuple[np.ndarray, ...], np.ndarray]]) -> Iterator[str]:
@@ -308,6 +230,18 @@ def _products(t: Table, others: dict[str, np.ndarray]) -> Iterator[str]:
             yield f"the factor {name} is one too many"
 
 
+def _sums(t: Table, others: dict[str, np.ndarray]) -> Iterator[str]:
+    """dy summed over the wrong axes, where two have the same length."""
+    dy = others.get("dy")
+    if dy is None or t.g.ndim != 1 or dy.ndim < 2 or t.derivative.size != t.g.size:
+        return
+    sums = {k: dy.sum(tuple(j for j in range(dy.ndim) if j != k)) for k in range(dy.ndim) if dy.shape[k] == t.g.size}
+    wrong = [k for k, total in sums.items() if np.allclose(total, t.g, rtol=t.digits)]
+    right = [k for k, total in sums.items() if t.fits(total)]
+    if wrong and right:
+        yield f"dy is summed over the wrong axes: all but axis {wrong[0]}, instead of all but axis {right[0]}"
+
+
 def _along_axes(t: Table, others: dict[str, np.ndarray]) -> Iterator[str]:
     """A constant that is missing along an axis, or a factor that depends on the index along one axis alone."""
     if t.wrong.sum() < 0.5 * t.known.sum() or t.known.sum() < 4:
@@ -319,7 +253,7 @@ def _along_axes(t: Table, others: dict[str, np.ndarray]) -> Iterator[str]:
     if len(constant) == len(axes):
         yield f"a constant is missing: backward is the derivative plus {float(np.nanmedian(difference)):.6g} throughout"
     elif constant:
-        yield f"a constant is missing along {_axes(constant)}: backward minus derivative does not change along it"
+        yield f"a constant is missing along {_axes(constant)}, as where a mean or a sum over it is forgotten"
     for axis in axes if len(axes) > 1 else ():
         rest = tuple(k for k in range(t.g.ndim) if k != axis)
         large = t.known & (np.abs(t.derivative) > 1e-3 * np.abs(t.derivative[t.known]).max())
@@ -348,6 +282,17 @@ def _spread(a: np.ndarray, axis: int) -> float:
     filled = np.isfinite(a)
     high, low = np.where(filled, a, -np.inf).max(axis=axis), np.where(filled, a, np.inf).min(axis=axis)
     return float((high - low)[lines].max())
+
+
+def _labelled(t: Table, others: dict[str, np.ndarray]) -> str | None:
+    """Wrong in every row at the column of its label."""
+    rows, *columns = np.nonzero(t.wrong)
+    if not t.complete or len(columns) != 1 or not np.array_equal(rows, np.arange(t.g.shape[0])) or len(rows) < 2:
+        return None
+    for name, a in others.items():
+        if a.dtype.kind in "iu" and a.shape == rows.shape and np.array_equal(a, columns[0]):
+            return f"are those at the labels: {t.name}[i, {name}[i]]"
+    return None
 
 
 def _box(t: Table) -> str | None:
@@ -391,7 +336,8 @@ def _border(t: Table) -> str | None:
         if near.all() or not near.any():
             return None
         if not (t.wrong & ~near).any() and t.wrong.sum() >= 0.6 * (near & t.known).sum():
-            return f"{t.verb('is an entry', 'are entries')} at the border, at most {width} from an end of {_axes(axes)}"
+            rows = "row" if width == 1 else f"{width} rows"
+            return f"{t.verb('is an entry', 'are entries')} at the border: the outermost {rows} of {_axes(axes)}"
     return None
 
 
@@ -400,15 +346,17 @@ def _local(t: Table, placed: bool) -> Iterator[str]:
     right = t.known & ~t.wrong
     if not right.any():
         return
-    there = "there" if placed else "in all wrong entries"
-    d, g = t.derivative[t.wrong], t.gradient[t.wrong]
+    there, wrong = "there" if placed else "in all wrong entries", t.wrong & t.known
+    d, g = t.derivative[wrong], t.gradient[wrong]
+    if not len(d):
+        return
     zero = np.abs(d) <= 1e-3 * t.allowed
     if zero.all() and len(d) > 1 and (placed or np.abs(t.derivative[right]).min() > 0):
         yield f"{there} the derivative is 0 and backward is not: a mask (of a ReLU, a maximum, dropout) is missing"
     elif not g.any():
         yield f"{there} backward is 0 and the derivative is not"
     else:
-        c = _ratio(t, t.wrong)
+        c = _ratio(t, wrong)
         if c is not None:
             yield f"{there} backward is {c:.6g} times the derivative"
 

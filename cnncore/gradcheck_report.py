@@ -14,8 +14,9 @@ from .gradcheck_curve import KINK, OK, UNDECIDED, WRONG, Curve
 CONSTANT, EMPTY = "constant", "empty"
 SHOWN = 5  # entries without a derivative that are printed
 LEGEND = (
-    "error: relative difference of slope and gradient at the step that decided. falls as: how it falls with the step.",
-    "noticed from: a larger error is WRONG. constant: held constant, not checked. empty: no entries.",
+    "error: relative difference of slope and gradient. falls as: how it falls with the step h; kinks: unevenly.",
+    "noticed from: the smallest error that would be WRONG. at step: the h that decided, relative to x.",
+    "constant: held constant, not checked. empty: no entries.",
 )
 
 
@@ -91,7 +92,10 @@ class Argument:
 
 @dataclass(repr=False)
 class Report:
-    """The result of `gradcheck`. `print(report)` shows the table, `report.plot()` the curves."""
+    """The result of `gradcheck`: `ok` (also its truth value), `wrong` (entries), `diagnosis` (sentences), `verdict`.
+
+    `print(report)` shows the table, `report.plot()` the curves, `report.as_dict()` is for JSON.
+    """
 
     subject: str
     backend: str
@@ -112,6 +116,10 @@ class Report:
     def ok(self) -> bool:
         """No problem, and every entry was found right, or without a derivative and backward between the two slopes."""
         return self.verdict in (OK, KINK)
+
+    def __bool__(self) -> bool:
+        """So that `assert cc.gradcheck(...)` does what it says."""
+        return self.ok
 
     @property
     def max_error(self) -> float:
@@ -208,12 +216,17 @@ _SPREAD = "all entries together are wrong, each by too little to be named"
 
 
 def _row(a: Argument) -> tuple[str, ...]:
-    curve, shape = a.curve, "x".join(map(str, a.shape)) or "scalar"
+    curve, shape = a.curve, "x".join(map(str, a.shape)) or ("" if a.verdict == CONSTANT else "scalar")
     verdict = _shown(a.verdict) + (f", {_some(len(a.kinks))}" if a.verdict == OK and a.kinks else "")
     if a.verdict == KINK or curve is None or curve.best is None:
         return a.name, shape, "", "", "", "", verdict
-    falls = "stays" if a.verdict == WRONG else "rounding" if curve.order is None else f"h^{curve.order:.1f}"
+    falls = "stays" if a.verdict == WRONG else _order(curve.order)
     return a.name, shape, f"{a.error:.1e}", falls, f"{curve.resolution:.1e}", f"{curve.best.h:.1e}", verdict
+
+
+def _order(order: float | None) -> str:
+    """How an error falls: a smooth function's with h^2; over kinks it does so unevenly."""
+    return "rounding" if order is None else f"h^{order:.1f}" if order > 1.5 else "kinks"
 
 
 def _shown(verdict: str) -> str:

@@ -204,7 +204,7 @@ class _Search:
         v[index] = move
         if not math.isfinite(a):
             shown = self.problem.sweep(self.i, v, np.zeros(self.g.shape), self.noise)
-            self.found.wrong.append(Wrong(name, index, a, shown.best.slope / move if shown.best else math.nan))
+            self.found.wrong.append(Wrong(name, index, a, _slope(shown, move)))
             return
         sides = one_sided(curve)
         if sides is None or not (sides.sharp and sides.holds(curve.analytic)):
@@ -213,18 +213,27 @@ class _Search:
         if curve.settled:
             self.settle(1, curve)
         elif sides is not None and sides.differ and (curve.coarse or sides.sharp):
-            left, right = sides.left / move, sides.right / move
+            left, right = (_or_zero(slope, sides.tolerance) / move for slope in (sides.left, sides.right))
             if sides.holds(curve.analytic):
                 self.found.kinks.append(Kink(name, index, a, left, right))
             else:
                 nearer = min(left, right, key=lambda slope: abs(slope - a))
                 self.found.wrong.append(Wrong(name, index, a, nearer, (left, right)))
         elif curve.verdict == WRONG:
-            self.found.wrong.append(Wrong(name, index, a, curve.best.slope / move if curve.best else math.nan))
+            self.found.wrong.append(Wrong(name, index, a, _slope(curve, move)))
         elif curve.verdict == OK:
             self.settle(1, curve)
         else:
             self.reasons.append(_why(curve))
+
+
+def _slope(curve: Curve, move: float) -> float:
+    return math.nan if curve.best is None else _or_zero(curve.best.slope, curve.tolerance) / move
+
+
+def _or_zero(slope: float, error: float) -> float:
+    """0 for a slope that is not told from it: rounding is not worth printing."""
+    return 0.0 if abs(slope) <= error else slope
 
 
 def _why(curve: Curve) -> str:

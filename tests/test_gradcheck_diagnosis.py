@@ -81,6 +81,26 @@ def flipped_kernel(x: np.ndarray, w: np.ndarray) -> Any:
     return y, Context(backward)
 
 
+LABELS = RNG.integers(0, 5, 8)
+
+
+def softmax_loss(one: float) -> Any:
+    """The mean cross entropy; `one` is what is taken from the probability of the right class."""
+
+    def fn(x: np.ndarray, labels: np.ndarray) -> Any:
+        e = np.exp(x - x.max(1, keepdims=True))
+        p, rows = e / e.sum(1, keepdims=True), np.arange(len(x))
+
+        def backward(dy: np.ndarray) -> Any:
+            dx = p.copy()
+            dx[rows, labels] -= one
+            return dy * dx / len(x), None
+
+        return -np.log(p[rows, labels]).mean(), Context(backward)
+
+    return fn
+
+
 class Accumulates:
     def __init__(self, x: np.ndarray) -> None:
         self.x, self.dx = x, np.zeros_like(x)
@@ -128,6 +148,22 @@ MISTAKES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "off by one": (
         elementwise(lambda x, dy: np.roll(2 * x * dy, 1, axis=1)), (X,),
         "x: it is the derivative shifted by 1 along axis 1",
+    ),
+    "padding kept": (
+        elementwise(lambda x, dy: np.pad(2 * x * dy, ((0, 0), (0, 0), (1, 0), (1, 0)))[:, :, :-1, :-1]), (IMAGES,),
+        "x: it is the derivative shifted by 1 along axes 2 and 3",
+    ),
+    "the right class": (
+        softmax_loss(0.0), (X, LABELS), "x: all 8 wrong entries are those at the labels: x[i, labels[i]]",
+    ),
+    "the wrong axis": (
+        bias(lambda dy: dy.sum(1)), (W, B), "b: dy is summed over the wrong axes: all but axis 0, instead of all but axis 1",
+    ),
+    "one that ignores dy": (
+        product(lambda x, w, dy: np.ones_like(dy) @ w.T), (X, W), "x: backward does not use dy",
+    ),
+    "a mask of dy": (
+        elementwise(lambda x, dy: dy * (dy > 0), lambda x: np.maximum(x, 0)), (X,), "x: backward is not linear in dy",
     ),
 }  # fmt: skip
 

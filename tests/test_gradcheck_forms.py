@@ -252,6 +252,11 @@ def test_errors_of_the_floating_point_unit_are_not_raised() -> None:
         assert cc.gradcheck(cc.ops.softmax, (np.array([[0.0, -760.0]]),)).ok
 
 
+def test_a_report_is_true_where_it_is_ok() -> None:
+    assert cc.gradcheck(returning(lambda x, w, dy: (dy * w, dy * x)), (X, W))
+    assert not cc.gradcheck(returning(lambda x, w, dy: (2 * dy * w, dy * x)), (X, W))
+
+
 def test_a_report_is_short_and_its_nan_is_backwards() -> None:
     report = cc.gradcheck(returning(lambda x, w, dy: (dy * w * np.nan, dy * x)), (X, W))
     assert len(repr(report)) < 120

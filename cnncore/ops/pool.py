@@ -89,7 +89,7 @@ def avg_divisor(v: Windows, p: Any) -> np.ndarray:
 
 
 def avg_reduce(v: Windows, p: Any) -> Arrays:
-    return ((v.values.sum(axis=-1, dtype=np.float64) / avg_divisor(v, p)).astype(v.values.dtype),)
+    return ((total(v.values, -1) / avg_divisor(v, p)).astype(v.values.dtype),)
 
 
 def avg_gradient(v: Windows, p: Any, dy: np.ndarray) -> np.ndarray:
