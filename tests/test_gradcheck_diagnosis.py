@@ -157,7 +157,8 @@ MISTAKES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
         softmax_loss(0.0), (X, LABELS), "x: all 8 wrong entries are those at the labels: x[i, labels[i]]",
     ),
     "the wrong axis": (
-        bias(lambda dy: dy.sum(1)), (W, B), "b: dy is summed over the wrong axes: all but axis 0, instead of all but axis 1",
+        bias(lambda dy: dy.sum(1)), (W, B),
+        "b: dy is summed over the wrong axes: all but axis 0, instead of all but axis 1",
     ),
     "one that ignores dy": (
         product(lambda x, w, dy: np.ones_like(dy) @ w.T), (X, W), "x: backward does not use dy",

@@ -461,3 +461,13 @@ def test_lenet_is_made_as_documented():
     for name, a in net.state_dict().items():
         np.testing.assert_array_equal(a, same[name])
         assert "bias" in name or (a != other[name]).any()
+
+
+def test_a_layer_without_its_number_of_axes_says_how_it_is_called() -> None:
+    with pytest.raises(
+        CnncoreError, match="Conv: the number of axes is part of the name: use Conv1d, Conv2d or Conv3d"
+    ):
+        ly.Conv(1, 3, 3)
+    with pytest.raises(CnncoreError, match="use MaxPool1d, MaxPool2d or MaxPool3d"):
+        ly.MaxPool(2).forward(np.zeros((1, 1, 4, 4)))
+    assert ly.Conv2d(1, 3, 3).rank == 2
