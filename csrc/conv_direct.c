@@ -223,13 +223,14 @@ INLINE void FN(dot_tile)(const run *runs, int64_t count, const REAL *const x[DOT
     }
 }
 
-/* DOT_MAPS maps of one task, panel by panel as in gather_block. What the panels of more than DEEP rows come to is added
- * up in double. */
+/* DOT_MAPS maps of one task, panel by panel as in gather_block. A lane adds up DEEP rows at most; of more, the sums of so
+ * many are added up in double. */
 INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
                           const REAL *x, const REAL *weights, const finish *f, int64_t maps, int64_t stride) {
     vec sum[PIXELS / DOT_PIXELS][DOT_PIXELS][DOT_MAPS];
     double whole[PIXELS][DOT_MAPS];
-    const int deep = rows->count > DEEP;
+    const int deep = rows->count > DEEP * V;
+    int64_t since = 0; /* rows in `sum` */
     const REAL *w[DOT_MAPS];
     for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k, maps - 1) * rows->count;
     memset(sum, 0, sizeof sum);
@@ -249,7 +250,9 @@ INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t
             }
         }
         for (int k = 0; k < DOT_MAPS; k++) w[k] += length;
-        if (!deep) continue;
+        since += length;
+        if (!deep || (since < DEEP * V && next < rows->runs)) continue;
+        since = 0;
         for (int64_t i = 0; i < count; i++)
             for (int k = 0; k < DOT_MAPS; k++)
                 for (int v = 0; v < V; v++) whole[i][k] += (double)sum[i / DOT_PIXELS][i % DOT_PIXELS][k][v];

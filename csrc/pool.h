@@ -226,24 +226,29 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
     INLINE void FN(name##_one)(const pool_list *l, const pool_maps *m, int64_t c, const void *p, const int n,       \
                                int64_t lanes, ##__VA_ARGS__)
 #define EACH_VECTOR UNROLL for (int u = 0; u < n; u++)
-/* sum[s][u], s < sums: what the statements add to it for every entry i of the list. See SUM_RUN. */
+/* sum[s][u], s < sums: what the statements add to it for every entry i of the list. See SUM_RUN; usual windows are one
+ * run, and have a loop without any of that. */
 #define SUM_LIST(sums, ...)                                                                                         \
     vec sum[sums][WIDE];                                                                                            \
-    double whole_[sums][WIDE * V];                                                                                  \
-    REAL run_[sums][WIDE * V];                                                                                      \
-    for (int64_t i = 0, end_ = MIN(SUM_RUN, l->count);; end_ = MIN(end_ + SUM_RUN, l->count)) {                     \
-        EACH_SUM(sums) sum[s][u] = (vec){0};                                                                        \
-        for (; i < end_; i++) {                                                                                     \
+    EACH_SUM(sums) sum[s][u] = (vec){0};                                                                            \
+    if (__builtin_expect(l->count <= SUM_RUN, 1)) {                                                                 \
+        for (int64_t i = 0; i < l->count; i++) {                                                                    \
             __VA_ARGS__                                                                                             \
         }                                                                                                           \
-        if (l->count <= SUM_RUN) break;                                                                             \
-        if (end_ == SUM_RUN) memset(whole_, 0, sizeof whole_);                                                      \
-        EACH_SUM(sums) FN(store)(run_[s] + u * V, sum[s][u]);                                                       \
-        for (int s = 0; s < sums; s++) FN(add_run)(whole_[s], run_[s], n * V);                                      \
-        if (end_ < l->count) continue;                                                                              \
+    } else {                                                                                                        \
+        double whole_[sums][WIDE * V];                                                                              \
+        REAL run_[sums][WIDE * V];                                                                                  \
+        memset(whole_, 0, sizeof whole_);                                                                           \
+        for (int64_t i = 0; i < l->count;) {                                                                        \
+            for (const int64_t end_ = MIN(i + SUM_RUN, l->count); i < end_; i++) {                                  \
+                __VA_ARGS__                                                                                         \
+            }                                                                                                       \
+            EACH_SUM(sums) FN(store)(run_[s] + u * V, sum[s][u]);                                                   \
+            EACH_SUM(sums) sum[s][u] = (vec){0};                                                                    \
+            for (int s = 0; s < sums; s++) FN(add_run)(whole_[s], run_[s], n * V);                                  \
+        }                                                                                                           \
         for (int s = 0; s < sums; s++) FN(round_runs)(run_[s], whole_[s], n * V);                                   \
         EACH_SUM(sums) sum[s][u] = FN(load)(run_[s] + u * V);                                                       \
-        break;                                                                                                      \
     }
 #define EACH_SUM(sums) UNROLL for (int s = 0; s < sums; s++) EACH_VECTOR
 #define ELEMENT(a, i) FN(load_n)(m->in[a] + l->at[i] + c + u * V, lanes)

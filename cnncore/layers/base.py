@@ -346,7 +346,8 @@ def by_rank(kind: type[L]) -> tuple[type[L], type[L], type[L]]:
     """The 1-d, 2-d and 3-d class of an n-d layer, the same at every call: `Conv1d, Conv2d, Conv3d = by_rank(Conv)`."""
     if kind not in _by_rank:
         about = {"__doc__": kind.__doc__, "__module__": kind.__module__}
-        kind.rank = property(_no_rank)  # type: ignore[attr-defined]
+        if not hasattr(kind, "rank"):
+            kind.rank = property(_no_rank)  # type: ignore[attr-defined]
         _by_rank[kind] = tuple(type(f"{kind.__name__}{rank}d", (kind,), {"rank": rank, **about}) for rank in (1, 2, 3))
     return _by_rank[kind]
 
