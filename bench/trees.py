@@ -1,8 +1,9 @@
-"""The same kernels as several compilers make them, side by side; docs/kernels/compilers.md says what was found.
+"""The kernels of several trees, side by side: of several compilers (docs/kernels/compilers.md), or of two commits.
 
     git clone . /tmp/gcc && (cd /tmp/gcc && CC=gcc python setup.py -q build_ext --inplace)
     git clone . /tmp/clang && (cd /tmp/clang && CC=clang python setup.py -q build_ext --inplace)
-    python bench/compilers.py gcc=/tmp/gcc clang=/tmp/clang
+    python bench/trees.py gcc=/tmp/gcc clang=/tmp/clang
+    python bench/trees.py --threads 2 before=/tmp/other_clone now=.
 
 Every side is a process that imports the cnncore of its own tree. Sides take turns, call by call, so that whatever else
 the machine does slows all alike. A side's ratio is the median over the turns of its time divided by the first side's.
@@ -21,7 +22,6 @@ from typing import Any
 
 OPS = ("conv", "lrn", "lrn_within", "max_pool", "avg_pool", "lp_pool", "global_avg_pool", "relu", "tanh", "dropout",
        "softmax", "linear", "lp_unit", "adam_step")  # fmt: skip
-LAYERS = ("alex1", "mnist1", "mnist2", "cccp1", "nin2", "nin3", "vgg56", "vgg28", "vgg14")
 
 
 def serve(threads: int) -> None:
@@ -71,8 +71,6 @@ def problems(ops: list[str]) -> list[str]:
     lines = []
     for op in ops:
         for problem in problems_of(cc.ops.registry[op]):
-            if op == "conv" and problem.name not in LAYERS:
-                continue
             for direction in ("forward",) if op.endswith("_step") else ("forward", "backward"):
                 for layout in ("contiguous", "channels last") if problem.name != "lenet fc" else ("contiguous",):
                     lines.append("\t".join((op, problem.name, direction, layout)))
