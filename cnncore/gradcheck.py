@@ -38,7 +38,9 @@ from .gradcheck_diagnosis import diagnose
 from .gradcheck_report import CONSTANT, Argument, Report
 from .gradcheck_search import Problem, check_argument, weights
 from .layers import Layer
+from .ops.geometry import integer
 from .ops.op import FLOATS, Context, Op, run
+from .ops.scalars import number
 
 PROBES = 8  # float32 runs that measure rounding
 
@@ -75,8 +77,9 @@ def gradcheck(
     kind = np.dtype(dtype)
     if kind not in FLOATS:
         raise DTypeError(f"gradcheck: dtype must be float32 or float64, got {kind}")
-    if not gap > 0:
+    if not (number(gap) or 0) > 0:
         raise CnncoreError(f"gradcheck: gap must be positive, got {gap!r}")
+    seed = integer("gradcheck", "seed", seed, 0)
     arrays = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
     # A step may leave the domain of f, and harmless underflow is part of many functions: neither is worth a warning.
     with np.errstate(all="ignore"):

@@ -117,7 +117,7 @@ def _whole(
 
 def _part(t: Table, others: dict[str, np.ndarray]) -> list[str]:
     """Where the gradient is wrong, if these entries form a pattern, and what they have in common."""
-    if not t.wrong.any():
+    if not t.wrong.any() or t.g.ndim == 0:
         return []
     place = _labelled(t, others) or _box(t) or _border(t)
     found = [f"{t.count()} {place}"] if place else []

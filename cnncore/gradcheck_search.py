@@ -67,12 +67,12 @@ class Problem:
             dots = float(np.dot(self.dy, y - self.base)) - float(np.vdot(g, moved - x))
             change.append(slope + dots / move)
             sizes.append(np.where(y == self.base, 0.0, y))
-        size = float(np.linalg.norm(self.dy * np.maximum(np.abs(sizes[0]), np.abs(sizes[1]))))
+        size = _length(self.dy * np.maximum(np.abs(sizes[0]), np.abs(sizes[1])))
         return Step(h, change[1], change[0], size)
 
     def limits(self, i: int, v: np.ndarray) -> tuple[float, float]:
         """The largest and the smallest step along v."""
-        moved = np.nonzero(v)
+        moved = v != 0
         sizes, x = np.abs(v[moved]), np.abs(self.arrays[i][moved])
         return min(FIRST, self.gap / (2 * sizes.max())), float((SHARPEST * x / sizes).max())
 
@@ -80,8 +80,8 @@ class Problem:
         moved = v != 0
         terms = g[moved] * v[moved]
         slope = float(terms.sum())
-        rounding = float(np.linalg.norm(noise[moved] * v[moved])) + (4 * 2.0**-23 * abs(slope) if noise.any() else 0)
-        return Claim(slope, float(np.linalg.norm(terms)), int(np.count_nonzero(terms)), rounding)
+        rounding = _length(noise[moved] * v[moved]) + (4 * 2.0**-23 * abs(slope) if noise.any() else 0)
+        return Claim(slope, _length(terms), int(np.count_nonzero(terms)), rounding)
 
     def sweep(self, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray) -> Curve:
         """The curve over all steps, judged; smaller steps follow while these are not enough and can still tell more."""
@@ -95,7 +95,7 @@ class Problem:
             len(steps) < MOST
             and h > least
             and curve.tolerance - claim.noise > claim.wanted
-            and SAFETY * steps[-1].bits * RATIO < curve.tolerance
+            and not SAFETY * steps[-1].bits * RATIO >= curve.tolerance  # NaN where y is, beside x
         ):
             steps.append(self.step(i, v, h, g, claim.slope))
             h /= RATIO
@@ -109,14 +109,28 @@ class Problem:
         if like.best is None or not math.isfinite(claim.slope):
             return judge([], claim)
         most, least = self.limits(i, v)
-        h = max(min(RATIO * like.best.h, most), least * RATIO**2)
+        h = min(max(RATIO * like.best.h, least * RATIO**2), most)
         steps = [self.step(i, v, h / RATIO**k, g, claim.slope) for k in range(3)]
         return judge(steps, claim, like)
+
+
+def _length(a: np.ndarray) -> float:
+    """The Euclidean norm, also of what has no square in float64."""
+    most = float(np.abs(a).max(initial=0.0))
+    return most * float(np.linalg.norm(a / most)) if 0 < most < math.inf else most
 
 
 def weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Random signs, magnitudes between 0.5 and 1.5: no entry counts little, and no two cancel."""
     return np.asarray(rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape))
+
+
+def sizes(x: np.ndarray) -> np.ndarray:
+    """How far each entry may move: by its own size, but at least by that of the middle one, since an entry that happens
+    to be small has no smaller scale for that."""
+    magnitudes = np.abs(x)
+    middle = float(np.median(magnitudes[magnitudes > 0])) if magnitudes.any() else 1.0
+    return np.maximum(magnitudes, middle)
 
 
 def check_argument(
@@ -126,7 +140,7 @@ def check_argument(
     if g.size == 0:
         found.verdict = EMPTY
         return
-    size = float(np.sqrt(np.mean(problem.arrays[i] ** 2))) or 1.0
+    size = sizes(problem.arrays[i])
     random = size * weights(rng, g.shape)
     along = np.where(g == 0, random, np.copysign(size * np.abs(weights(rng, g.shape)), g))
     first = problem.sweep(i, along, g, noise)
@@ -144,8 +158,9 @@ def check_argument(
 
 
 def _confirm(
-    problem: Problem, i: int, g: np.ndarray, noise: np.ndarray, rng: np.random.Generator, size: float, found: Argument
-) -> None:
+    problem: Problem, i: int, g: np.ndarray, noise: np.ndarray, rng: np.random.Generator, size: np.ndarray,
+    found: Argument,
+) -> None:  # fmt: skip
     """All entries together were wrong, and none is by itself: either each is a little, or it was chance. New directions
     tell."""
     curves = tuple(problem.sweep(i, size * weights(rng, g.shape), g, noise) for _ in range(2))
@@ -219,12 +234,20 @@ class _Search:
             else:
                 nearer = min(left, right, key=lambda slope: abs(slope - a))
                 self.found.wrong.append(Wrong(name, index, a, nearer, (left, right)))
-        elif curve.verdict == WRONG:
+        elif curve.verdict == WRONG and self.wrong_by_itself(v, curve):
             self.found.wrong.append(Wrong(name, index, a, _slope(curve, move)))
-        elif curve.verdict == OK:
+        elif curve.verdict != UNDECIDED:
             self.settle(1, curve)
         else:
             self.reasons.append(_why(curve))
+
+    def wrong_by_itself(self, v: np.ndarray, curve: Curve) -> bool:
+        """Whether a wrong entry is so at steps of its own size, too: to one of 1e-6 among others of size 1, the large
+        steps of all may look like a function that has ended."""
+        own = np.minimum(v, np.abs(self.problem.arrays[self.i]))
+        return (
+            own.max() >= v.max() or not own.any() or self.problem.sweep(self.i, own, self.g, self.noise).verdict != OK
+        )
 
 
 def _slope(curve: Curve, move: float) -> float:

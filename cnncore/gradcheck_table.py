@@ -9,7 +9,7 @@ import numpy as np
 
 from .gradcheck_curve import OK, WRONG, Curve
 from .gradcheck_report import Argument
-from .gradcheck_search import Problem
+from .gradcheck_search import Problem, sizes
 
 COST = 1e7  # so many entries are measured that entries times sizes of all arrays stay below this
 FEWEST = 64
@@ -73,7 +73,7 @@ def measure(
     derivative = np.full([len(axis) for axis in grid], np.nan)
     wrong = np.zeros(derivative.shape, bool)
     like = next((curve for curve in argument.curves if curve.best is not None), None)
-    size = float(np.sqrt(np.mean(problem.arrays[i] ** 2))) or 1.0
+    size = sizes(problem.arrays[i])
     quiet = np.zeros(g.shape) if noise is None else noise
     claims = np.where(
         np.isfinite(g), g, 0.0
@@ -81,10 +81,10 @@ def measure(
     for place in np.ndindex(derivative.shape):
         index = tuple(axis[n] for axis, n in zip(grid, place, strict=True))
         v = np.zeros(g.shape)
-        v[index] = size
+        v[index] = size[index]
         curve = _entry(problem, i, v, claims, quiet, like)
         if curve.best is not None and not curve.coarse and curve.verdict in (OK, WRONG):
-            derivative[place] = curve.best.slope / size
+            derivative[place] = curve.best.slope / size[index]
             wrong[place] = curve.verdict == WRONG or not np.isfinite(g[index])
     return Table(argument.name, g, grid, derivative, wrong, digits)
 
