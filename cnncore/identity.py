@@ -3,10 +3,10 @@
     identified(functools.partial(halve, every=2))     "partial(halve [code 5c0f...], every=2)"
     differences(settings_then, settings_now)          ["augmentation: shift(1) in the checkpoint, shift(3) now"]
 
-A function is its qualified name, its code, its defaults, what its closure holds, and the numbers, texts, tuples and
-arrays that it reads of its module; of a partial also the arguments. An object is its class with its attributes, or its
-own repr. The other functions that a function calls by their names in its module are not looked at. Code is what Python
-compiled, so another minor version of Python tells another text.
+A function is its qualified name, its code, its defaults, what its closure holds, and the numbers, texts, arrays and
+collections that it reads of its module; of a partial also the arguments. An object is its class with its attributes, or
+its own repr. The other functions that a function calls by their names in its module are not looked at. Code is what
+Python compiled, so another minor version of Python tells another text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .layers.base import Layer, Parameter
 from .ops.op import Op
 from .ops.scalars import plain
 
-CONSTANTS = (int, float, complex, str, bytes, tuple, np.generic, np.ndarray)
+CONSTANTS = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.generic, np.ndarray)
 TOLD = 3  # differences of one setting that a message names
 MOST, DEEPEST = 10_000, 100  # things inside a thing, and one inside the other
 LONGEST = 400  # characters of a text, beyond which a digest stands for the rest
@@ -59,7 +59,7 @@ def _text(thing: Any, around: tuple[int, ...], visited: Iterator[int]) -> str:
 
 
 def _mapping(thing: dict[Any, Any], inside: Any) -> str:
-    return f"{{{', '.join(f'{inside(key)}: {inside(value)}' for key, value in thing.items())}}}"
+    return f"{{{', '.join(sorted(f'{inside(key)}: {inside(value)}' for key, value in thing.items()))}}}"
 
 
 def _partial(thing: Any, inside: Any) -> str:

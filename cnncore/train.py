@@ -287,7 +287,7 @@ class Trainer:
             "schedule": lambda: identity.identified(self.schedule),
             "loss": lambda: identity.identified(self.loss),
             "augmentation": lambda: identity.identified(run.augment),
-            "metric": lambda: run.metric and metrics.name_of(run.metric),
+            "metric": lambda: run.metric and identity.identified(run.metric),
             "seed": lambda: self.seed,
             "batch_size": lambda: run.batch_size,
             "network": lambda: identity.of_network(self.net),

@@ -26,6 +26,15 @@ def halve(lr, epoch, every=1):
     return lr * 0.5 ** (epoch // every)
 
 
+def measured(value):
+    """A metric; every one has the same name."""
+
+    def m(outputs, labels):
+        return value
+
+    return m
+
+
 def problem(seed=0):
     rng = np.random.default_rng(seed)
     return rng.random((12, 1, 6, 6), dtype=np.float32), rng.integers(0, 3, 12)
@@ -182,6 +191,8 @@ PAIRS = [
     (of_constants(FACTOR=2, MEAN=0.5), of_constants(FACTOR=3, MEAN=0.5)),
     (of_constants(FACTOR=2, MEAN=np.zeros(3)), of_constants(FACTOR=2, MEAN=np.ones(3))),
     (of_constants(FACTOR=2), of_constants(FACTOR=2, MEAN=(1,))),
+    (of_constants(FACTOR=2, MEAN=[0.5]), of_constants(FACTOR=2, MEAN=[0.6])),
+    (of_constants(FACTOR=2, MEAN={"a": 1}), of_constants(FACTOR=2, MEAN={"a": 2})),
 ]
 
 
@@ -205,6 +216,7 @@ def test_equal_things_made_twice_are_told_alike():
         assert identified(make()) == identified(make())
     assert identified(StepLR(np.int64(2), np.float64(0.5))) == identified(StepLR(2.0, 0.5))
     assert identified(captured(np.float64(0.5))) == identified(captured(0.5))
+    assert identified(captured({"a": 1, "b": 2})) == identified(captured({"b": 2, "a": 1}))
 
 
 @pytest.mark.parametrize(
@@ -332,6 +344,7 @@ CHANGES = {
         {"make": lambda net, lr: SGD(net, lr, weight_decay={"5.weight": 0.1})},
         "optimizer weight_decay 5.weight: 0.0 in the checkpoint, 0.1 now",
     ),
+    "metric": ({"metric": measured(1.0)}, "metric: "),
     "images": ({"data": problem(7)}, "train data: 12 samples, x float32 (1, 6, 6), y int64 () [digest "),
     "labels": ({"data": (problem()[0], (problem()[1] + 1) % 3)}, "train data: 12 samples"),
     "fewer": ({"data": tuple(a[:8] for a in problem())}, "8 samples, x float32 (1, 6, 6)"),

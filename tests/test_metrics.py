@@ -165,7 +165,7 @@ def test_a_metric_is_measured_under_its_name(capsys, tmp_path):
     assert f"rmse {record['train_rmse']:.4g}  test {record['test_rmse']:.4g}" in capsys.readouterr().out
     assert json.loads((tmp_path / "checkpoint.json").read_text())["history"][0]["test_rmse"] == record["test_rmse"]
     other = Trainer(net, SGD(net, lr=0.0), loss=squared_error, run_dir=tmp_path, quiet=True)
-    with pytest.raises(cc.CnncoreError, match="metric: rmse in the checkpoint, None now"):
+    with pytest.raises(cc.CnncoreError, match=r"metric: rmse \[code \w+\] in the checkpoint, None now"):
         other.fit((x, y), (x, y), epochs=1, batch_size=10, resume=True)
 
 
