@@ -26,7 +26,7 @@ The step with the smallest tolerance decides:
     ok           otherwise. A right gradient is within an eighth of what is allowed.
 
 The slope's size is the length of (g_i v_i), which is what a sum of theirs comes to with random signs. A gradient of
-zero has no size of its own; 10^-6 of f, or of the steepest slope seen, takes its place.
+zero has no size of its own; 10^-6 of f, or of the slopes over the largest step, takes its place.
 
 A curve is `coarse` where its tolerance is too large for 0.1 % of one typical entry, and a kink is the reason: a kink
 lies closer to x than the smallest step. The entries are then looked at in smaller groups, at last one by one. There
@@ -185,7 +185,7 @@ def judge(steps: list[Step], claim: Claim, like: Curve | None = None) -> Curve:
         found = SAFETY * (left + max(scatter / step.h, step.bits)) + kink + claim.own + claim.noise
         if found < tolerance:
             best, tolerance, blame = step, found, kink
-    around = max(max(abs(s.left), abs(s.right)) for s in used)
+    around = max(abs(used[0].left), abs(used[0].right))  # over the largest step: a jump's grow as steps fall
     scale = max(claim.length, abs(best.slope), 1e-6 * best.size, 1e-6 * around, like.claim.typical if like else 0.0)
     wanted = max(claim.wanted, like.claim.wanted if like else 0.0)
     beyond = tolerance - claim.noise
