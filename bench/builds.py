@@ -64,7 +64,7 @@ def written(rows: dict[str, Row], text: str) -> str:
     table, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{PAGE} lacks the marks {BEGIN} and {END}")
-    kept = {line.split("|")[1].strip(): line for line in table.splitlines() if re.match(r"\| [a-z]", line)}
+    kept = {line.split("|")[1].strip(): line for line in table.splitlines() if re.match(r"\| [a-z0-9]", line)}
     lines = [str(rows[name]) if name in rows else kept[name] for name in WAYS if name in rows or name in kept]
     return "\n".join([before + BEGIN, *HEAD, *lines, END + after])
 
