@@ -34,7 +34,7 @@ from .gradcheck_curve import (
     Step,
     judge,
     one_sided,
-)  # fmt: skip
+)
 from .gradcheck_report import EMPTY, Argument, Kink, Wrong
 
 NAMED = 10  # wrong entries named per argument
@@ -60,21 +60,21 @@ class Problem:
         """The slopes at x - h v, x, x + h v. An entry moves by what its last bits allow; the claim g for just that move
         is taken from the change of f, and the claim for the whole step added again: so the bits of x do not matter."""
         x = self.arrays[i]
-        change, sizes = [], []
+        change, changed = [], []
         for move in (h, -h):
             moved = x + move * v
             y = self.outputs((*self.arrays[:i], moved, *self.arrays[i + 1 :]))
             dots = float(np.dot(self.dy, y - self.base)) - float(np.vdot(g, moved - x))
             change.append(slope + dots / move)
-            sizes.append(np.where(y == self.base, 0.0, y))
-        size = _length(self.dy * np.maximum(np.abs(sizes[0]), np.abs(sizes[1])))
+            changed.append(np.where(y == self.base, 0.0, y))
+        size = _length(self.dy * np.maximum(*map(np.abs, changed)))
         return Step(h, change[1], change[0], size)
 
     def limits(self, i: int, v: np.ndarray) -> tuple[float, float]:
         """The largest and the smallest step along v."""
         moved = v != 0
-        sizes, x = np.abs(v[moved]), np.abs(self.arrays[i][moved])
-        return min(FIRST, self.gap / (2 * sizes.max())), float((SHARPEST * x / sizes).max())
+        moves, x = np.abs(v[moved]), np.abs(self.arrays[i][moved])
+        return min(FIRST, self.gap / (2 * moves.max())), float((SHARPEST * x / moves).max())
 
     def claim(self, v: np.ndarray, g: np.ndarray, noise: np.ndarray) -> Claim:
         moved = v != 0
