@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 PIP := $(BIN)/python -m pip install -q --no-build-isolation
+# What pyproject.toml asks for, and for these extras.
+REQUIRED = $(BIN)/python -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *sum((p["optional-dependencies"][name] for name in sys.argv[1:]), []))'
 comma := ,
 SANITIZED = LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) $$($${CC:-cc} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
@@ -71,9 +74,11 @@ clean:
 	$(PYTHON) -m venv .venv
 	$@ -m pip install -q 'setuptools>=77' 'cffi>=1.17'
 
-# What runs here, and nothing that could wait: Python compiles modules when they are imported.
+# What runs here, and nothing that could wait: Python compiles modules when they are imported. Packages are fetched while
+# the compiler works.
 .venv/demo: .venv/bin/python $(SOURCES)
-	CNNCORE_SETS=$${CNNCORE_SETS:-native} $(PIP) --no-compile -e '.[train,plot]'
+	$(PIP) --no-compile $$($(REQUIRED) train plot) & \
+	CNNCORE_SETS=$${CNNCORE_SETS:-native} $(PIP) --no-compile --no-deps -e . && wait $$!
 	touch $@
 
 .venv/bench: .venv/bin/python $(SOURCES)

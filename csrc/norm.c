@@ -112,17 +112,21 @@ static int64_t norm_origin(const norm_job *j, const int64_t *reach) {
     return at;
 }
 
-/* stage(vectors, lanes, at, i, ...) for all of a block: `at` is the place in memory, `i` in a buffer. The end of a row
- * is done again with what lies before it, so stages must not read what they write. */
-#define EVERYWHERE(j, stage, ...)                                                                                   \
+/* stage(vectors, lanes, at, i, ...) for all of a block, at most `most` vectors at a time (GROUP or FEW): `at` is the
+ * place in memory, `i` in a buffer. The end of a row is done again with what lies before it, so stages must not read
+ * what they write. Every copy of a stage takes time to compile: float alone has groups of GROUP. */
+#define MOST (REAL_IS_FLOAT ? GROUP : FEW)
+#define EVERYWHERE(j, most, stage, ...)                                                                             \
     for (int64_t a0 = 0; a0 < (j)->count[0]; a0++)                                                                  \
         for (int64_t a1 = 0; a1 < (j)->count[1]; a1++)                                                              \
             for (int64_t a2 = 0; a2 < (j)->count[2]; a2++) {                                                        \
                 const int64_t at = a0 * (j)->stride[0] + a1 * (j)->stride[1] + a2 * (j)->stride[2];                 \
                 const int64_t i = a0 * (j)->step[0] + a1 * (j)->step[1] + a2 * (j)->step[2], n = (j)->count[3];     \
                 int64_t k = 0;                                                                                      \
-                for (; k + GROUP * V <= n; k += GROUP * V) stage(GROUP, V, at + k, i + k, __VA_ARGS__);             \
-                for (; k + FEW * V <= n; k += FEW * V) stage(FEW, V, at + k, i + k, __VA_ARGS__);                   \
+                if (most == GROUP)                                                                                  \
+                    for (; k + GROUP * V <= n; k += GROUP * V) stage(GROUP, V, at + k, i + k, __VA_ARGS__);         \
+                if (most >= FEW)                                                                                    \
+                    for (; k + FEW * V <= n; k += FEW * V) stage(FEW, V, at + k, i + k, __VA_ARGS__);               \
                 for (; k < n; k += V) {                                                                             \
                     const int64_t from = MAX(MIN(k, n - V), 0);                                                     \
                     stage(1, MIN(n, V), at + from, i + from, __VA_ARGS__);                                          \
@@ -319,11 +323,11 @@ INLINE void FN(collect)(const int group, int64_t lanes, int64_t at, int64_t i, c
     if (b.beta == (REAL)0.5) BY_BOUND(j, stage, b, 2)                                                               \
     else if (b.beta == (REAL)0.75) BY_BOUND(j, stage, b, 3)                                                         \
     else if (b.beta == 1) BY_BOUND(j, stage, b, 4)                                                                  \
-    else EVERYWHERE(j, stage, b, 0, 0)
+    else EVERYWHERE(j, FEW, stage, b, 0, 0)
 #define BY_BOUND(j, stage, b, quarters)                                                                             \
     {                                                                                                               \
-        if (b.bounded) EVERYWHERE(j, stage, b, quarters, 1)                                                         \
-        else EVERYWHERE(j, stage, b, quarters, 0)                                                                   \
+        if (b.bounded) EVERYWHERE(j, MOST, stage, b, quarters, 1)                                                   \
+        else EVERYWHERE(j, 1, stage, b, quarters, 0)                                                                \
     }
 #endif
 
@@ -350,7 +354,7 @@ static int64_t FN(norm)(cc_out result, cc_in dy, cc_in x, const cc_lrn *p, int a
                             .factor = (REAL)(2 * p->alpha * p->beta), .soon = 2 * j.count[j.cut] * j.stride[j.cut],
                             .past = past};
             vec total[GROUP] = {{0}};
-            EVERYWHERE(&part, FN(square), b, total)
+            EVERYWHERE(&part, MOST, FN(square), b, total)
             b.bounded = FN(is_bounded)(total, b);
             b.sum = FN(box)(&j, j.before, squares, one, two);
             if (!dy) {
@@ -361,7 +365,7 @@ static int64_t FN(norm)(cc_out result, cc_in dy, cc_in x, const cc_lrn *p, int a
             b.shared = shared + norm_origin(&j, j.after);
             BY_POWER(&part, FN(share), b)
             b.sum = FN(box)(&j, j.after, shared, one, two);
-            EVERYWHERE(&part, FN(collect), b)
+            EVERYWHERE(&part, MOST, FN(collect), b)
         }
     }
     return 0;

@@ -205,7 +205,8 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 /* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are
  * there), and VARIANT(name), which walks the pixels of a row and their channels with it: VECTORS vectors, then single
  * ones, then what is left of one. The elements of a LONG list come from memory and are best read in the order in which
- * they lie there: WIDE vectors first. In ONE, EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
+ * they lie there: WIDE vectors first. Every such group takes time to compile, so double has those of FEW vectors and of
+ * one alone. In ONE, EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
  * list's entry i, HERE what stands at the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The
  * list and the maps are copies, so that compilers keep them in registers over the stores. */
 #if CC_VECTOR_BYTES == 64
@@ -278,7 +279,8 @@ INLINE void FN(fetch_share)(const pool_row *row, int64_t x) {
         __VA_ARGS__                                                                                                 \
     }
 #define GROUPS(name, n, ...)                                                                                        \
-    for (; c + (n) * V <= channels; c += (n) * V) FN(name##_one)(l, m, c, p, n, V, ##__VA_ARGS__);
+    if (REAL_IS_FLOAT || (n) <= FEW)                                                                                \
+        for (; c + (n) * V <= channels; c += (n) * V) FN(name##_one)(l, m, c, p, n, V, ##__VA_ARGS__);
 #define REST(name, ...)                                                                                             \
     if (c < channels) FN(name##_one)(l, m, c, p, 1, channels - c, ##__VA_ARGS__);
 #define VARIANT(name)                                                                                               \

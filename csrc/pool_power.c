@@ -50,23 +50,23 @@ typedef struct {
 } power;
 INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
 
-/* VARIANT of a ONE(..., int halves): halves is a constant where that is often asked for. `most` vectors at a time of LONG
- * lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than VECTORS. */
-#define POWER_VARIANT(name, most)                                                                                   \
+/* VARIANT of a ONE(..., int halves). In each of the POWER_CASEs halves is a constant, and `most` vectors at a time are
+ * taken of LONG lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than
+ * VECTORS. Every case costs a second of compiling, so there is one for each of p = 1 to 4 alone, power = 1 and 2. */
+#define POWER_VARIANT(name, cases)                                                                                  \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
         const int halves = ((const power *)p)->halves;                                                              \
         switch (halves) {                                                                                           \
-        case 0: POWER_PIXELS(name, most, 0) break;                                                                  \
-        case 2: POWER_PIXELS(name, most, 2) break;                                                                  \
-        case 4: POWER_PIXELS(name, most, 4) break;                                                                  \
-        case 6: POWER_PIXELS(name, most, 6) break;                                                                  \
-        case 8: POWER_PIXELS(name, most, 8) break;                                                                  \
-        default: POWER_PIXELS(name, most, halves)                                                                   \
+            cases                                                                                                   \
+            default: EACH_PIXEL(GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves))               \
         }                                                                                                           \
     }
-#define POWER_PIXELS(name, most, halves)                                                                            \
-    { EACH_PIXEL(if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves) GROUPS(name, VECTORS, halves)    \
-                 GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves)) }
+#define POWER_CASE(name, most, halves)                                                                              \
+    case halves: {                                                                                                  \
+        EACH_PIXEL(if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves)                                \
+                   GROUPS(name, VECTORS, halves) GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves))\
+        break;                                                                                                      \
+    }
 #endif
 
 /* v^e for v >= 0 */
@@ -166,7 +166,9 @@ ONE(reduce_lp, int halves) {
     else FN(scaled_lp)(l, m->in[0] + c, n, lanes, e, halves, y);
     EACH_VECTOR PUT(0, y[u]);
 }
-POWER_VARIANT(reduce_lp, WIDE)
+POWER_VARIANT(reduce_lp,
+              POWER_CASE(reduce_lp, WIDE, 2) POWER_CASE(reduce_lp, WIDE, 4)
+              POWER_CASE(reduce_lp, WIDE, 6) POWER_CASE(reduce_lp, WIDE, 8))
 
 /* in: dy, y; here: x; the power is p - 1. Odd ones have x's sign as they are. */
 ONE(spread_lp, int halves) {
@@ -180,7 +182,9 @@ ONE(spread_lp, int halves) {
     }
     EACH_VECTOR PUT(0, odd ? sum[u] : FN(sign)(x[u]) * sum[u]);
 }
-POWER_VARIANT(spread_lp, VECTORS)
+POWER_VARIANT(spread_lp,
+              POWER_CASE(spread_lp, VECTORS, 0) POWER_CASE(spread_lp, VECTORS, 2)
+              POWER_CASE(spread_lp, VECTORS, 4) POWER_CASE(spread_lp, VECTORS, 6))
 DEEP_VARIANT(spread_lp, ((const power *)p)->halves)
 
 /* p = inf */
@@ -271,7 +275,8 @@ ONE(reduce_expectation, int halves) {
         PUT(1, total[u]);
     }
 }
-POWER_VARIANT(reduce_expectation, WIDE)
+POWER_VARIANT(reduce_expectation,
+              POWER_CASE(reduce_expectation, WIDE, 2) POWER_CASE(reduce_expectation, WIDE, 4))
 
 /* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `e` is power - 1. */
 ONE(spread_expectation, int halves) {
@@ -285,7 +290,8 @@ ONE(spread_expectation, int halves) {
     }
     EACH_VECTOR PUT(0, FN(select)(a[u] == 0, (vec){0}, sum[u]));
 }
-POWER_VARIANT(spread_expectation, VECTORS)
+POWER_VARIANT(spread_expectation,
+              POWER_CASE(spread_expectation, VECTORS, 0) POWER_CASE(spread_expectation, VECTORS, 2))
 DEEP_VARIANT(spread_expectation, ((const power *)p)->halves)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
