@@ -205,10 +205,10 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 /* A variant is ONE(name), for n vectors of a pixel's channels from c on (n is a constant; `lanes` of a vector are
  * there), and VARIANT(name), which walks the pixels of a row and their channels with it: VECTORS vectors, then single
  * ones, then what is left of one. The elements of a LONG list come from memory and are best read in the order in which
- * they lie there: WIDE vectors first. Every such group takes time to compile, so double has those of FEW vectors and of
- * one alone. In ONE, EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the
- * list's entry i, HERE what stands at the pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The
- * list and the maps are copies, so that compilers keep them in registers over the stores. */
+ * they lie there: WIDE vectors first. Every group takes time to compile, so double has groups of FEW and of one alone.
+ * In ONE, EACH_VECTOR is the loop over u, ELEMENT(a, i) what in[a] holds at the list's entry i, HERE what stands at the
+ * pixel itself, WON(i) where entry i is the winner, and PUT, CHOOSE write. The list and the maps are copies, so that
+ * compilers keep them in registers over the stores. */
 #if CC_VECTOR_BYTES == 64
 #define VECTORS 6
 #define WIDE 6 /* six cache lines already, in 32 registers */

@@ -50,15 +50,16 @@ typedef struct {
 } power;
 INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
 
-/* VARIANT of a ONE(..., int halves). In each of the POWER_CASEs halves is a constant, and `most` vectors at a time are
- * taken of LONG lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than
- * VECTORS. Every case costs a second of compiling, so there is one for each of p = 1 to 4 alone, power = 1 and 2. */
+/* VARIANT of a ONE(..., int halves). In a POWER_CASE halves is a constant, and `most` vectors at a time are taken of LONG
+ * lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than VECTORS.
+ * Every case takes a second to compile. So float alone has cases, for p = 1 to 4 and for power = 1 and 2. Other powers,
+ * and double, ask for the power at every element. */
 #define POWER_VARIANT(name, cases)                                                                                  \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
         const int halves = ((const power *)p)->halves;                                                              \
-        switch (halves) {                                                                                           \
-            cases                                                                                                   \
-            default: EACH_PIXEL(GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves))               \
+        switch (REAL_IS_FLOAT ? halves : ANY_POWER) {                                                               \
+        cases                                                                                                       \
+        default: EACH_PIXEL(GROUPS(name, FEW, halves) while (c < channels) { REST(name, halves) c += V; })          \
         }                                                                                                           \
     }
 #define POWER_CASE(name, most, halves)                                                                              \
@@ -69,9 +70,12 @@ INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
     }
 #endif
 
+/* A call: inlined into every walk it would take seconds to compile. */
+OUT_OF_LINE vec FN(any_power)(vec v, double e) { return FN(pow)(v, FN(splat)((REAL)e)); }
+
 /* v^e for v >= 0 */
 INLINE vec FN(power)(vec v, double e, int halves) {
-    if (halves == ANY_POWER) return FN(pow)(v, FN(splat)((REAL)e));
+    if (halves == ANY_POWER) return FN(any_power)(v, e);
     const vec square = v * v;
     vec y = halves & 1 ? FN(square_root)(v) : FN(splat)(1);
     if (halves & 2) y *= v;
@@ -85,7 +89,7 @@ INLINE vec FN(root)(vec v, double p, int halves) {
     if (halves == 2) return v;
     if (halves == 4) return FN(square_root)(v);
     if (halves == 8) return FN(square_root)(FN(square_root)(v));
-    return FN(pow)(v, FN(splat)((REAL)(1 / p)));
+    return FN(any_power)(v, 1 / p);
 }
 
 /* --- a window's largest element --- */
