@@ -60,7 +60,8 @@ def gradcheck(
     fn: an op of `cc.ops`; or a function fn(*inputs, **attrs) -> (y, ctx), where ctx.backward(dy) returns one gradient
         per input (None: claimed constant); or a pair (forward, backward) with forward(*inputs, **attrs) -> (y, cache)
         and backward(dy, cache) -> gradients; or a layer or network, whose parameters are checked with x. y may be a
-        tuple: ctx.backward then takes one dy per output, the backward of a pair a tuple of them.
+        tuple: ctx.backward then takes one dy per output, the backward of a pair a tuple of them. Outputs of integers
+        (winners, labels) have no gradient: their dy is 0.
     inputs: its arrays, in order, or one array. Float arrays are differentiated. Integers, strings, dictionaries, None
         and random keys are held constant; gradients for them may be left out or None. The arrays of a dictionary are
         constant too: to check them, give them one by one.
@@ -119,12 +120,16 @@ def _check(
     with contextlib.nullcontext() if backend is None else select.use_backend(backend):
         forward = subject.run(given)
         report = Report(subject.name, str(getattr(forward.kept, "backend", backend or "own backward")), kind.name)
-        for y in forward.outputs:
+        whole = [y.dtype.kind in "iub" for y in forward.outputs]  # labels, winners: they have no gradient
+        for y in (y for y, skip in zip(forward.outputs, whole, strict=True) if not skip or all(whole)):
             if y.dtype != kind or not np.isfinite(y).all():
                 found = f"is {y.dtype}" if y.dtype != kind else "holds NaN or Inf"
                 report.problems.append(f"y {found}; finite {kind.name} values are needed, as in the inputs")
                 return report
-        dys = tuple(weights(rng, y.shape).astype(kind) for y in forward.outputs)
+        dys = tuple(
+            np.zeros(y.shape, kind) if skip else weights(rng, y.shape).astype(kind)
+            for y, skip in zip(forward.outputs, whole, strict=True)
+        )
         gradients = _gradients(report, forward, dys, names, variable, arrays)
     for name, before, after in zip(names, arrays, given, strict=True):
         if isinstance(before, np.ndarray) and not np.array_equal(before, after):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import CnncoreError, DTypeError, ShapeError
-from .ops.scalars import plain
+from .ops.scalars import number
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -57,9 +57,10 @@ def name_of(metric: Any) -> str:
 
 def measure(metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
     """A metric's figure, NaN included. Raises CnncoreError where it gives no number."""
-    found = plain(metric(outputs, labels))
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise CnncoreError(f"fit: metric {name_of(metric)} must give a number, got {found!r}")
+    figure = metric(outputs, labels)
+    found = number(figure)
+    if found is None:
+        raise CnncoreError(f"fit: metric {name_of(metric)} must give a number, got {figure!r}")
     return float(found)
 
 

@@ -228,6 +228,27 @@ def test_several_outputs(factor: float) -> None:
         assert [a.verdict for a in report.arguments] == ["ok" if factor == 1 else "wrong", "ok"]
 
 
+@pytest.mark.parametrize("factor", [1, 1.001])
+def test_an_output_of_integers_has_no_gradient(factor: float) -> None:
+    """Maximum along an axis, with the winners beside it."""
+
+    def forward(x: np.ndarray) -> Any:
+        winner = x.argmax(axis=1)
+        return (x.max(axis=1), winner), (x.shape, winner)
+
+    def backward(dys: Any, cache: Any) -> np.ndarray:
+        shape, winner = cache
+        assert not dys[1].any()
+        dx = np.zeros(shape)
+        dx[np.arange(shape[0]), winner] = factor * dys[0]
+        return dx
+
+    report = cc.gradcheck((forward, backward), np.random.default_rng(1).normal(size=(5, 4)))
+    assert report.ok == (factor == 1), report
+    constant = cc.gradcheck((lambda x: (x.argmax(axis=1), x), lambda dy, x: 0 * x), np.zeros((5, 4)))
+    assert not constant.ok and "y is int64" in str(constant)
+
+
 @pytest.mark.parametrize("gap", [0.33, 1e-3, 1e-6])
 def test_no_step_is_larger_than_the_gap_allows(gap: float) -> None:
     base, moved = np.random.default_rng(14).standard_normal((5, 4)), [0.0]
