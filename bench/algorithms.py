@@ -45,8 +45,8 @@ def calls(n: int, c: int, k: int, size: int, kernel: int, algorithm: str) -> Cal
     _, ctx = cc.ops.conv(x, w, **attrs)
     return {
         "forward": lambda: cc.ops.conv(x, w, **attrs)[0],
-        "dx": lambda: ctx.backward(dy, ("x",))[0],
-        "dw": lambda: ctx.backward(dy, ("w",))[1],
+        "dx": lambda: ctx.backward(dy, needs=("x",))[0],
+        "dw": lambda: ctx.backward(dy, needs=("w",))[1],
     }
 
 

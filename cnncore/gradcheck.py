@@ -237,7 +237,7 @@ def _gradients(
         else:
             found[i] = g.astype(np.float64)
     if isinstance(forward.kept, Context):
-        _check_needs(report, forward.kept, dys[0], found)
+        _check_needs(report, forward.kept, dys, found)
     return found
 
 
@@ -257,19 +257,21 @@ def _entries(result: Any, variable: list[bool], op_names: tuple[str, ...] | None
     return [next(each) if v else None for v in variable]
 
 
-def _check_needs(report: Report, ctx: Context, dy: np.ndarray, together: dict[int, np.ndarray | None]) -> None:
+def _check_needs(
+    report: Report, ctx: Context, dys: tuple[np.ndarray, ...], together: dict[int, np.ndarray | None]
+) -> None:
     """Asked for one gradient, an op gives the same one, and None for the others."""
     for i, expected in together.items():
         asked = f"needs={{{ctx.names[i]!r}}}"
-        single = ctx.backward(dy, needs={ctx.names[i]})
+        single = ctx.backward(*dys, needs={ctx.names[i]})
         others = [name for j, name in enumerate(ctx.names) if j != i and single[j] is not None]
         if others:
             report.problems.append(f"{asked}: backward gave a gradient for {', '.join(others)} too")
         if expected is None:
             continue
-        size = np.abs(expected).max(initial=0.0)
+        near = 100 * float(np.finfo(dys[0].dtype).eps) * np.abs(expected).max(initial=0.0)
         same = single[i] is not None and np.allclose(
-            select.to_host(single[i]), expected, rtol=0, atol=100 * float(np.finfo(dy.dtype).eps) * size, equal_nan=True
+            select.to_host(single[i]), expected, rtol=0, atol=near, equal_nan=True
         )
         if not same:
             report.problems.append(f"{asked}: backward gave another gradient than without needs")

@@ -114,9 +114,11 @@ def network(net: Any) -> Iterator[tuple[Subject, list[Any]]]:
         rewind()  # every call draws the same numbers
         y, ctx = net.apply(x)
 
-        def backward(dy: Any) -> tuple[Any, ...]:
+        def backward(*dys: Any) -> tuple[Any, ...]:
+            for parameter, value in zip(parameters.values(), values, strict=True):
+                parameter.value = value  # a context refuses parameters that are not those of its forward
             net.zero_grad()
-            dx = ctx.backward(dy)
+            dx = ctx.backward(*dys)
             return dx, *(p.grad for p in parameters.values())
 
         return Run(_outputs(y), ctx, backward)

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .layers.base import Layer, Parameter
+from .layers.base import Layer
+from .layers.parameter import Parameter
 from .ops.op import Op
 from .ops.scalars import plain
 

@@ -22,7 +22,8 @@ import numpy as np
 from . import ops
 from .backends import select
 from .errors import CnncoreError
-from .layers.base import Layer, Parameter, assign, check_state
+from .layers.base import Layer
+from .layers.parameter import Parameter, assign, check_state
 from .ops.scalars import finite, whole
 
 Decay = float | Mapping[str | type[Layer], float]

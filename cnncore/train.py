@@ -19,7 +19,8 @@ from . import checkpoint, identity, metrics, ops
 from .backends import select
 from .errors import CnncoreError, DivergenceError, FormatError, ShapeError
 from .history import History
-from .layers.base import Layer, check_state
+from .layers.base import Layer
+from .layers.parameter import check_state
 from .loader import Augment, batches, channels_last
 from .metrics import Metric
 from .ops.geometry import integer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,6 +101,48 @@ def test_use_backend_is_undone():
     with pytest.raises(BackendError):
         cc.use_backend("abacus")
     assert cc.ops.relu(x)[1].backend == before
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """What is chosen in the test is forgotten behind it."""
+    monkeypatch.setattr(select, "_calls", [])
+
+
+def elsewhere(work):
+    """`work()` in another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_a_call_of_use_backend_is_the_choice_of_the_process(choices):
+    def computes():
+        return cc.ops.relu(np.ones(3))[1].backend
+
+    with cc.use_backend("numpy"):
+        assert (computes(), elsewhere(computes)) == ("numpy", "c")
+        elsewhere(lambda: cc.use_backend("numpy"))
+        cc.use_backend("c")
+        assert (computes(), elsewhere(computes)) == ("numpy", "c")
+    cc.use_backend("numpy")
+    assert (computes(), elsewhere(computes)) == ("numpy", "numpy")
+    for _ in range(1000):
+        cc.use_backend("c")
+    assert (computes(), elsewhere(computes)) == ("c", "c") and len(select._calls) < 100
+
+
+def test_blocks_of_many_threads_leave_the_process_choice_alone(choices):
+    cc.use_backend("numpy")
+    with ThreadPoolExecutor(8) as pool:
+
+        def blocks(name):
+            for _ in range(200):
+                with cc.use_backend(name):
+                    assert select.chosen() == name
+                assert select.chosen() in ("numpy", "c")  # for an instant, another thread's block that begins
+
+        list(pool.map(blocks, ["c", "numpy"] * 8))
+    assert select.chosen() == "numpy"
 
 
 # --- every record is complete ---

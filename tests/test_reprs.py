@@ -78,9 +78,9 @@ def test_a_context_of_ones_own() -> None:
     _, context = Same().apply(np.ones(3))
     assert repr(context) == "OwnContext(Own of Same)"
     _, context = cc.Sequential(Same(), Same()).apply(np.ones(3))
-    assert repr(context) == "SequentialContext(2 parts)"
+    assert repr(context) == "Chain(2 parts)"
     context.backward(np.ones(3), last=True)
-    assert repr(context) == "SequentialContext(used up)"
+    assert repr(context) == "Chain(used up)"
 
 
 @pytest.mark.parametrize("name", [*models.DIGITS, "alexnet", "cuda_convnet"])

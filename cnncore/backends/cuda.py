@@ -87,12 +87,12 @@ class CudaBackend:
         self._table[op.kernel][0](spec.params, tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
-    def backward(self, plan: Any, needs: tuple[bool, ...], dy: Any, saved: Arrays, spare: bool = False) -> Arrays:
-        stay = any(on_device(a) for a in (dy, *saved))
+    def backward(self, plan: Any, needs: tuple[bool, ...], dys: Arrays, saved: Arrays, spare: bool = False) -> Arrays:
+        stay = any(on_device(a) for a in (*dys, *saved))
         compute = self._table[plan.op.kernel][1]
         if compute is None:  # run() never asks: such an op has no gradient
             raise BackendError(f"{plan.op.name}: no backward kernel")
-        grads = compute(plan.spec.params, needs, self._enter(dy), *(self._enter(a) for a in saved))
+        grads = compute(plan.spec.params, needs, *(self._enter(a) for a in (*dys, *saved)))
         return tuple(None if grad is None else self._leave(grad, stay, None) for grad in grads)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Any:

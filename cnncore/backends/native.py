@@ -264,11 +264,12 @@ def _forward(plan: Any, arrays: Any) -> Forward:
 
 def _backward(plan: Any, needs: tuple[bool, ...], spare: bool) -> Backward:
     op, (arguments, results) = plan.op, _slots(plan)
-    read = [results[0], *[(*arguments, *results)[place] for place in plan.saved]]
+    above = results[: op.outputs]
+    read = [*above, *[(*arguments, *results)[place] for place in plan.saved]]
     places = [i for i, role in enumerate(op.roles(arguments)) if role not in ("index", "random")]
     wanted = [arguments[i] if needs[i] else None for i in places]
     gradients = list(zip(places, wanted, strict=True))
-    if not any(needs) or not results[0].size:  # kernels divide by the lengths of what they are given
+    if not any(needs) or not all(slot.size for slot in above):  # kernels divide by the lengths of what they are given
         return Backward(None, gradients, read)
     slots = [arguments, *read] if op.variadic else [*wanted, *read]
     launch = Launch(
@@ -324,18 +325,19 @@ class NativeBackend:
                 results[i] = target
         return tuple(results)
 
-    def backward(self, plan: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
+    def backward(self, plan: Any, needs: Any, dys: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
         key = current_isa(), needs, spare
         if key not in plan.launches:
             plan.launches[key] = _backward(plan, needs, spare)
         launch, slots, known = plan.launches[key]
-        read = [slot and slot.ready(a) for slot, a in zip(known, (dy, *saved), strict=True)]
-        if read[0] is not dy:
-            return self.backward(plan, needs, read[0], saved, spare=True)
+        read = [slot and slot.ready(a) for slot, a in zip(known, (*dys, *saved), strict=True)]
+        count = plan.op.outputs
+        if not spare and all(a is not dy for a, dy in zip(read, dys, strict=False)):  # copies are ours
+            return self.backward(plan, needs, tuple(read[:count]), saved, spare=True)
         gradients: list[Any] = [None] * len(needs)
         for i, slot in slots:
             if slot is not None:
-                gradients[i] = dy if spare and plan.op.elementwise else slot.empty()
+                gradients[i] = read[0] if spare and plan.op.elementwise else slot.empty()
         if launch is not None:
             launch([*[gradients[i] for i, _ in slots], *read])
         else:

@@ -6,7 +6,7 @@ A backend is an object with
     missing(op)                              why it cannot compute the op, or None
     channels_last(arrays, roles)             whether it runs a call on these arrays channels last
     forward(plan, arrays, out)               all results, in the order of the plan's spec
-    backward(plan, needs, dy, saved, spare)  a gradient or None per array argument; a spare dy may be overwritten
+    backward(plan, needs, dys, saved, spare) a gradient or None per array argument; spare dys may be overwritten
     uniform(key, shape, dtype)               Philox uniforms
     random(key, shape, dtype)                what its forward takes in their place: the same, or a note to draw them
     full(shape, value, dtype)                a constant array
@@ -17,6 +17,7 @@ then C, then NumPy; `ctx.backend` says which one it was.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import os
@@ -28,7 +29,11 @@ import numpy as np
 from ..errors import BackendError
 
 NAMES = ("numpy", "c", "cuda")
-_chosen = contextvars.ContextVar("cnncore_backend", default=os.environ.get("CNNCORE_BACKEND") or "auto")
+DEFAULT = os.environ.get("CNNCORE_BACKEND") or "auto"
+# What `use_backend` chose: for the innermost block of this thread, and by calls for the process; the last call counts.
+_block: contextvars.ContextVar[str | None] = contextvars.ContextVar("cnncore_backend", default=None)
+_calls: list[use_backend] = []
+MOST_CALLS = 64  # kept: more than threads can be about to enter a block
 
 
 class NumPyBackend:
@@ -54,9 +59,9 @@ class NumPyBackend:
             target[...] = value
         return (*out, *results[len(out) :])
 
-    def backward(self, plan: Any, needs: Any, dy: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
+    def backward(self, plan: Any, needs: Any, dys: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):
-            gradients = plan.op.backward(plan.spec.params, needs, dy, *saved)
+            gradients = plan.op.backward(plan.spec.params, needs, *dys, *saved)
         return tuple(None if g is None else np.asarray(g) for g in gradients)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -103,7 +108,7 @@ def on_device(a: Any) -> bool:
 
 def chosen() -> str:
     """The backend that is meant where a call names none."""
-    return _chosen.get()
+    return _block.get() or (_calls[-1].name if _calls else DEFAULT)
 
 
 @functools.cache
@@ -134,7 +139,8 @@ def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
 
 
 class use_backend:
-    """Choose the backend for every op that names none: `cc.use_backend("c")`, or `with cc.use_backend("c"):`.
+    """Choose the backend for every op that names none: for the whole process by a call, `cc.use_backend("c")`, or for
+    one block of one thread, `with cc.use_backend("c"):`. Inside a block the block's choice counts.
 
     "auto" goes back to choosing per call. Raises BackendError where the backend cannot be had.
     """
@@ -143,16 +149,20 @@ class use_backend:
         if name != "auto":
             load(name)
         self.name = name
-        self._token = _chosen.set(name)
+        _calls.append(self)  # until `__enter__` says that a block is meant
+        del _calls[:-MOST_CALLS]
 
     def __repr__(self) -> str:
         return f"use_backend({self.name!r})"
 
     def __enter__(self) -> use_backend:
+        with contextlib.suppress(ValueError):
+            _calls.remove(self)
+        self._token = _block.set(self.name)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _chosen.reset(self._token)
+        _block.reset(self._token)
 
 
 def to_host(a: Any) -> np.ndarray:

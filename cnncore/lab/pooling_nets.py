@@ -28,8 +28,7 @@ from ..layers import (
     StochasticPool2d,
     seeds,
 )
-from ..layers.base import Context, ViewContext
-from ..layers.containers import SequentialContext
+from ..layers.contexts import Chain, Context, ViewContext
 
 Net = dict[str, Any]  # arguments of `build`, without the seed
 
@@ -44,7 +43,7 @@ class Scaled(Layer):
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         y, context = self.layer.apply(x)
-        return self.factor * y, SequentialContext((context, ViewContext(lambda dy: self.factor * dy)))
+        return self.factor * y, Chain(context, ViewContext(lambda dy: self.factor * dy))
 
     def describe(self) -> str:
         return f"{self.factor}"

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..layers.base import Context, Layer, OpContext, Parameter
+from ..layers.base import Layer
+from ..layers.contexts import Context, OpContext
+from ..layers.parameter import Parameter
 from ..optim import Adam, CosineLR
 
 RATE = 0.1  # the first step, in grey levels of an image in [0, 1]

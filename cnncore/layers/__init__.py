@@ -1,12 +1,14 @@
 """Layers: ops with their parameters, and containers. Names and arguments are PyTorch's where it has them."""
 
-from .base import Context, Drawing, Layer, OpContext, Parameter, ViewContext
+from .base import Drawing, Layer
 from .containers import Branches, Sequential
+from .contexts import Chain, Context, Join, OpContext, ViewContext
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .conv_kinds import FactoredConv2d, MLPConv, MLPConv1d, MLPConv2d, MLPConv3d, Savings, factor
 from .hetero import HeteroPool, HeteroPool1d, HeteroPool2d, HeteroPool3d, named_pool
 from .init import seeds
 from .norm import ContrastNorm, LocalResponseNorm, LocalResponseNormWithin
+from .parameter import Parameter
 from .pool import (
     AvgPool,
     AvgPool1d,
@@ -76,6 +78,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "Branches",
+    "Chain",
     "Context",
     "ContrastNorm",
     "Conv",
@@ -142,6 +145,7 @@ __all__ = [
     "LPUnit1d",
     "LPUnit2d",
     "LPUnit3d",
+    "Join",
     "Layer",
     "Linear",
     "LocalResponseNorm",

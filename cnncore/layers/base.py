@@ -12,133 +12,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from .. import ops
 from ..backends import select
-from ..errors import CnncoreError, DTypeError, ShapeError
+from ..errors import CnncoreError, ShapeError
 from ..ops.op import Context as OpCall
+from .contexts import Context, OpContext, OwnContext
+from .parameter import Parameter, assign, check_state
 
 T = TypeVar("T")
-
-
-class Parameter:
-    """A learnt array: `value`, and `grad`, the sum of all gradients since the last `zero_grad` (None: no gradient yet).
-
-    Both live where the network lives, on the host or on a device.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.grad: Any = None
-
-    def accumulate(self, gradient: Any) -> None:
-        """Add a gradient; the first is kept as it is, so that one use of a layer costs no addition."""
-        if self.grad is None:
-            self.grad = gradient
-        else:
-            ops.add(self.grad, gradient, out=(self.grad,))
-
-    def __repr__(self) -> str:
-        return f"Parameter(shape={tuple(self.value.shape)}, dtype={self.value.dtype})"
-
-
-class Context(Protocol):
-    """What one call of a layer keeps for its backward."""
-
-    @property
-    def learns(self) -> bool:
-        """Whether backward has parameter gradients to compute."""
-
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
-        """Add the gradients of sum(dy * y) to the parameters; return that to x, or None where `dx` is False.
-
-        dy has y's shape and dtype; it may be left out where y is a scalar. A `spare` dy is read by nobody else, so that
-        it may be overwritten. The `last` backward of a context that holds others lets each of them go behind its turn,
-        with the arrays that it kept; the context is used up.
-        """
-
-
-@dataclass(frozen=True)
-class OpContext:
-    """A layer that is one op, with x as its first argument."""
-
-    call: OpCall
-    parameters: dict[str, Parameter] = field(default_factory=dict)  # by the name of the op's argument
-
-    @property
-    def learns(self) -> bool:
-        return bool(self.parameters)
-
-    def __repr__(self) -> str:
-        return f"OpContext({self.call}, gradients for {', '.join(self.parameters) or 'no parameter'})"
-
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
-        names = self.call.names
-        needs = [*names[:1], *self.parameters] if dx else list(self.parameters)
-        if not needs:
-            return None
-        gradients = dict(zip(names, self.call.backward(dy, needs, spare), strict=True))
-        for name, parameter in self.parameters.items():
-            parameter.accumulate(gradients[name])
-        return gradients[names[0]]
-
-
-@dataclass(frozen=True)
-class ViewContext:
-    """A layer that computes nothing: dx is another view of dy."""
-
-    view: Callable[[Any], Any]
-    learns = False
-
-    def __repr__(self) -> str:
-        return "ViewContext()"
-
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
-        return self.view(dy) if dx else None
-
-
-@dataclass(frozen=True)
-class OwnContext:
-    """A context of a user's own, whose `backward` knows dy alone, as networks call it.
-
-    It returns dx; or a tuple: dx, and the gradient of every parameter in `parameters`, which is added to it.
-    """
-
-    who: str
-    context: Any
-    parameters: dict[str, Parameter]  # of the layer itself, in the order in which it was given them
-    learns: bool
-
-    def __repr__(self) -> str:
-        return f"OwnContext({type(self.context).__name__} of {self.who})"
-
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
-        found = self.context.backward(dy)
-        if not isinstance(found, tuple):
-            return found if dx else None
-        first, *gradients = found
-        while len(gradients) > len(self.parameters) and gradients[-1] is None:  # an op's arguments that were left out
-            gradients.pop()
-        if len(gradients) != len(self.parameters):
-            raise CnncoreError(
-                f"{self.who}: backward must give dx alone, or dx and the gradients of {len(self.parameters)} "
-                f"parameters ({', '.join(self.parameters)}); got {len(found)} gradients"
-            )
-        for (name, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
-            if self.learns and gradient is not None:
-                _check_gradient(self.who, name, parameter, gradient)
-                parameter.accumulate(gradient)
-        return first if dx else None
-
-
-def _check_gradient(who: str, name: str, parameter: Parameter, gradient: Any) -> None:
-    shape, found = tuple(parameter.value.shape), tuple(getattr(gradient, "shape", ()))
-    if found != shape:
-        raise ShapeError(f"{who}: the gradient of {name} must have shape {shape}, got {found}")
 
 
 def _completed(apply: Callable[..., Any]) -> Callable[..., tuple[Any, Context]]:
@@ -150,7 +34,7 @@ def _completed(apply: Callable[..., Any]) -> Callable[..., tuple[Any, Context]]:
         if not isinstance(result, tuple) or len(result) != 2 or not hasattr(result[1], "backward"):
             raise CnncoreError(f"{who}: apply must return (y, context), with a method context.backward(dy)")
         y, context = result
-        if not hasattr(context, "learns"):
+        if not isinstance(context, Context):
             context = OwnContext(who, context, self.own_parameters(), not self.frozen)
         return y, context
 
@@ -192,6 +76,10 @@ class Layer:
             raise CnncoreError(f"{type(self).__name__}: backward needs a forward before it")
         return self._context.backward(dy, dx=dx)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the last call: a copy has not run yet."""
+        return {name: value for name, value in vars(self).items() if name != "_context"}
+
     def children(self) -> dict[str, Layer]:
         """The layers directly inside this one, by name. Raises CnncoreError for layers that have no name: in a set."""
         return _inside(self, Layer)
@@ -219,9 +107,10 @@ class Layer:
                 first_name.setdefault(parameter, _join(path, key))
         return {name: parameter for parameter, name in first_name.items()}
 
-    def used(self, **parameters: Parameter | None) -> dict[str, Parameter]:
-        """The parameters that a context is to compute gradients for: those that are there, none when frozen."""
-        return {} if self.frozen else {name: p for name, p in parameters.items() if p is not None}
+    def context(self, call: OpCall, **parameters: Parameter | None) -> OpContext:
+        """The context of a layer that is one op. parameters: those that it read, by the names of the op's arguments;
+        None for one that is not there. A frozen layer's get no gradients."""
+        return OpContext(call, {name: p for name, p in parameters.items() if p is not None}, not self.frozen)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -310,30 +199,6 @@ def _inside(layer: Layer, kind: type[T]) -> dict[str, T]:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-def assign(target: Any, value: np.ndarray) -> None:
-    """Copy a host array into an array of the host or of a device."""
-    if select.on_device(target):
-        target.copy_to_device(np.ascontiguousarray(value))
-    else:
-        target[...] = value
-
-
-def check_state(who: str, expected: Mapping[str, np.ndarray], found: Mapping[str, Any]) -> None:
-    """Raise unless `found` has the names, shapes and dtypes of `expected`."""
-    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or unknown:
-        parts = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise CnncoreError(f"{who}: the names differ: {'; '.join(parts)}")
-    for name, own in expected.items():
-        given = found[name]
-        if not isinstance(given, np.ndarray):
-            raise DTypeError(f"{who}: {name} must be a NumPy array, got {type(given).__name__}")
-        if given.shape != own.shape:
-            raise ShapeError(f"{who}: {name} must have shape {own.shape}, got {given.shape}")
-        if given.dtype != own.dtype:
-            raise DTypeError(f"{who}: {name} must be {own.dtype}, got {given.dtype}")
 
 
 L = TypeVar("L", bound=Layer)

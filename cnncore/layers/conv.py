@@ -11,8 +11,10 @@ from .. import ops
 from ..errors import ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Context, Layer, OpContext, Parameter, by_rank, check_rank
+from .base import Layer, by_rank, check_rank
+from .contexts import Context
 from .init import draw, zeros
+from .parameter import Parameter
 
 
 class Conv(Layer):
@@ -49,7 +51,7 @@ class Conv(Layer):
         check_rank(self, self.rank, x)
         b = self.bias
         y, call = op(x, self.weight.value, None if b is None else b.value, **self.attrs)
-        return y, OpContext(call, self.used(w=self.weight, b=b))
+        return y, self.context(call, w=self.weight, b=b)
 
     def describe(self) -> str:
         k, per_group, *kernel = self.weight.value.shape

@@ -13,8 +13,9 @@ from ..backends import select
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Context, Layer, by_rank
+from .base import Layer, by_rank
 from .containers import Sequential
+from .contexts import Chain, Context
 from .conv import Conv, Conv1d, Conv2d, Conv3d
 from .init import seed_or_next, seeds
 from .simple import ReLU
@@ -65,7 +66,9 @@ class FactoredConv2d(Layer):
         self.across = Conv2d(maps, out_channels, 1, bias=bias, init=init, seed=next(own), dtype=dtype)
 
     def apply(self, x: Any) -> tuple[Any, Context]:
-        return Sequential(self.depthwise, self.across).apply(x)
+        h, first = self.depthwise.apply(x)
+        y, second = self.across.apply(h)
+        return y, Chain(first, second)
 
     @classmethod
     def from_conv(cls, conv: Conv, rank: int) -> tuple[FactoredConv2d, float]:

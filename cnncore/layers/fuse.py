@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .. import ops
-from .base import Context, Layer, by_rank
+from .base import Layer, by_rank
+from .contexts import Context
 from .conv import Conv
 from .pool import GlobalMaxPool, MaxPool, Pool
 from .simple import ReLU

@@ -12,8 +12,9 @@ from ..errors import CnncoreError, ShapeError
 from ..ops import registry
 from ..ops.scalars import plain
 from . import pool as p
-from .base import Context, Layer, by_rank, check_rank
-from .containers import Branches, BranchesContext
+from .base import Layer, by_rank, check_rank
+from .containers import joined
+from .contexts import Context
 from .init import seed_or_next, seeds
 
 # name -> the layer, the same over all of S, and arguments, the first that which a number behind the name gives.
@@ -67,16 +68,6 @@ def _of_op(base: str) -> tuple[type[p.Pool], type[p.Pool], dict[str, float]] | N
     return local, p.over_all(registry[f"global_{base}_pool"].function, f"Global{name}"), {}
 
 
-class SharesContext(BranchesContext):
-    """The contexts of paths that share out the maps of x: so dx is one path's share behind the other's."""
-
-    def backward(self, dy: Any = None, dx: bool = True, spare: bool = False, last: bool = False) -> Any:
-        if not dx:
-            return None
-        paths = zip(self.take(last), self.join.backward(dy), strict=True)
-        return ops.concat(*(path.backward(g, spare=True, last=last) for path, g in paths))[0]
-
-
 class HeteroPool(Layer):
     """Pools some maps in one way and others in another, or every map in several ways; the results are concatenated.
 
@@ -113,14 +104,13 @@ class HeteroPool(Layer):
     def apply(self, x: Any) -> tuple[Any, Context]:
         check_rank(self, self.rank, x)
         if self.shares is None:
-            return Branches(*self.pools).apply(x)
+            return joined([pool.apply(x) for pool in self.pools], ops.concat)
         ends = self._ends(x.shape[1])
         parts = [
             pool.apply(ops.slice(x, start=start, stop=stop)[0])
             for pool, (start, stop) in zip(self.pools, itertools.pairwise((0, *ends)), strict=True)
         ]
-        y, join = ops.concat(*(y for y, _ in parts))
-        return y, SharesContext(tuple(context for _, context in parts), join)
+        return joined(parts, ops.concat, merge=ops.concat)
 
     def _ends(self, maps: int) -> list[int]:
         """Where every share of the maps ends."""

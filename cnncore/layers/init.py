@@ -19,7 +19,7 @@ from ..errors import CnncoreError, DTypeError
 from ..ops import geometry
 from ..ops.op import FLOATS
 from ..ops.random import check_key, philox4x32, uniform, words
-from .base import Parameter
+from .parameter import Parameter
 
 INITS = {
     "he": lambda fan_in, fan_out: math.sqrt(6 / fan_in),

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from .. import ops
 from ..ops.scalars import plain
-from .base import Context, Layer, OpContext, told
-from .containers import SequentialContext
+from .base import Layer, told
+from .contexts import Chain, Context, OpContext
 
 
 class Norm(Layer):
@@ -70,7 +70,7 @@ class ContrastNorm(Layer):
         window = {"kernel": self.attrs["kernel"], "sigma": self.attrs["sigma"]}
         v, first = ops.subtractive_norm(x, **window)
         y, second = ops.divisive_norm(v, **self.attrs)
-        return y, SequentialContext((OpContext(first), OpContext(second)))
+        return y, Chain(OpContext(first), OpContext(second))
 
     def describe(self) -> str:
         return told(self.attrs)

@@ -7,7 +7,8 @@ from typing import Any
 
 from .. import ops
 from ..ops.scalars import plain
-from .base import Context, Drawing, Layer, OpContext, by_rank, check_rank, told
+from .base import Drawing, Layer, by_rank, check_rank, told
+from .contexts import Context, OpContext
 from .init import seed_or_next
 
 

@@ -13,8 +13,10 @@ from ..backends import native, select
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Context, Drawing, Layer, OpContext, Parameter, ViewContext, by_rank, check_rank
+from .base import Drawing, Layer, by_rank, check_rank
+from .contexts import Context, OpContext, ViewContext
 from .init import draw, seed_or_next, zeros
+from .parameter import Parameter
 
 
 class Function(Layer):
@@ -71,7 +73,7 @@ class Linear(Layer):
     def apply(self, x: Any) -> tuple[Any, Context]:
         b = self.bias
         y, call = ops.linear(x, self.weight.value, None if b is None else b.value)
-        return y, OpContext(call, self.used(w=self.weight, b=b))
+        return y, self.context(call, w=self.weight, b=b)
 
     def describe(self) -> str:
         outputs, inputs = self.weight.value.shape

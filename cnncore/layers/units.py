@@ -13,8 +13,10 @@ from ..backends import select
 from ..errors import CnncoreError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Context, Layer, OpContext, Parameter, by_rank, check_rank
+from .base import Layer, by_rank, check_rank
+from .contexts import Context, OpContext
 from .init import zeros
+from .parameter import Parameter
 
 
 class Maxout(Layer):
@@ -67,7 +69,7 @@ class LPUnit(Layer):
         check_rank(self, self.rank, x)
         c = self.center
         y, call = ops.lp_unit(x, self.rho.value, None if c is None else c.value, **self.attrs)
-        return y, OpContext(call, self.used(rho=self.rho, center=c))
+        return y, self.context(call, rho=self.rho, center=c)
 
     def norms(self) -> np.ndarray:
         """The learnt p of every result map. Gulcehre et al. 2013 found 3.4 +- 0.38 on MNIST."""

@@ -1,7 +1,7 @@
 """The Op record, the registry, and how one call runs: check, choose a backend, compute, keep what backward reads.
 
     y, ctx = op(*arrays, backend=None, out=None, **attributes)
-    grads = ctx.backward(dy, needs=None)
+    grads = ctx.backward(dy, needs=None)      # one dy per output
 
 An op is one `Op` record. Its `rule` has the op's signature and docstring, checks everything a user can get wrong, and
 returns a `Spec`: the parameters every backend computes from and the shapes of every result. `forward` and `backward`
@@ -30,6 +30,7 @@ import numpy as np
 from ..backends import select
 from ..errors import BackendError, CnncoreError, DTypeError, ShapeError
 from .geometry import elements
+from .writes import written
 
 # What an array argument is. The role decides its dtype, whether it has a gradient, and how kernels receive it.
 MAP = "map"  # float feature maps (N, C, *S): kernels receive it contiguous or channels-last, gradient
@@ -92,7 +93,7 @@ class Op:
     name: str
     rule: Callable[..., Spec]
     forward: Callable[..., Arrays]  # forward(params, *arrays) -> results
-    backward: Callable[..., Arrays] | None  # backward(params, needs, dy, *saved) -> a gradient or None per array
+    backward: Callable[..., Arrays] | None  # backward(params, needs, *dys, *saved) -> a gradient or None per array
     arrays: dict[str, str]  # name -> role, in the signature's order
     saved: tuple[str, ...]  # what backward reads: names of arrays or of results
     domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
@@ -253,32 +254,49 @@ class Context:
         """Who computed: "numpy", "c" or "cuda"."""
         return str(self.plan.engine.name)
 
-    def backward(self, dy: Any = None, needs: Iterable[str] | None = None, spare: bool = False) -> Arrays:
+    def backward(self, *dys: Any, needs: Iterable[str] | None = None, spare: bool = False) -> Arrays:
         """The gradient of sum(dy * y) with respect to every array argument, in the signature's order.
 
-        dy has y's shape and dtype, and defaults to 1 where y is a scalar. `needs` names the arguments whose gradient is
-        wanted (all differentiable ones by default); every other entry is None and is not computed. A `spare` dy is read
-        by nobody else: it may be overwritten, and come back as a gradient.
+        There is one dy per output, with its shape and dtype; None stands for one that is 0. It may be left out where y
+        is a scalar: it is 1. `needs` names the arguments whose gradient is wanted (all differentiable ones by default);
+        every other entry is None and is not computed. A `spare` dy is read by nobody else: it may be overwritten, and
+        come back as a gradient.
         """
-        plan, shape = self.plan, self.shape
+        plan = self.plan
         name = plan.op.name
         if plan.op.backward is None:
             raise CnncoreError(f"{name}: has no gradient")
-        if dy is None and shape == ():
-            dy = plan.engine.full((), 1, plan.dtype)
-        _check_array(name, "dy", dy)
-        if tuple(dy.shape) != shape:
-            raise ShapeError(f"{name}: dy must have y's shape {shape}, got {tuple(dy.shape)}")
-        if dy.dtype != plan.dtype:
-            raise DTypeError(f"{name}: dy must have y's dtype {plan.dtype}, got {dy.dtype}")
+        dys = _gradients_above(plan, dys)
         mask = plan.differentiable
         if needs is not None:
             wanted = _names(name, needs, plan.names)
             mask = tuple([d and n in wanted for n, d in zip(plan.names, mask, strict=True)])
         try:
-            return tuple(plan.engine.backward(plan, mask, dy, self.saved, spare))
+            return tuple(plan.engine.backward(plan, mask, dys, self.saved, spare))
         except MemoryError as error:
             raise CnncoreError(f"{name}: out of memory: {error}") from error
+
+
+def _gradients_above(plan: Plan, dys: Arrays) -> Arrays:
+    """One dy per output, checked."""
+    name, outputs = plan.op.name, list(plan.spec.results.items())[: plan.op.outputs]
+    if not dys and len(outputs) == 1 and outputs[0][1][0] == ():
+        dys = (plan.engine.full((), 1, plan.dtype),)
+    if len(dys) != len(outputs):
+        told = ", ".join(output for output, _ in outputs)
+        raise CnncoreError(f"{name}: backward takes a dy for each of its outputs ({told}), got {len(dys)}")
+    checked = []
+    for (output, (shape, kind)), dy in zip(outputs, dys, strict=True):
+        if dy is None and len(outputs) > 1:
+            dy = plan.engine.full(shape, 0, kind or plan.dtype)
+        about = "dy" if len(outputs) == 1 else f"dy for {output}"
+        _check_array(name, about, dy)
+        if tuple(dy.shape) != shape:
+            raise ShapeError(f"{name}: {about} must have y's shape {shape}, got {tuple(dy.shape)}")
+        if dy.dtype != plan.dtype:
+            raise DTypeError(f"{name}: {about} must have y's dtype {plan.dtype}, got {dy.dtype}")
+        checked.append(dy)
+    return tuple(checked)
 
 
 def _shape(a: Any) -> Shape | None:
@@ -358,6 +376,8 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
     op.values(*arrays)
     if out is not None:
         _check_out(plan, out)
+        for target in out:
+            written(target)
     try:
         if plan.size > 2**32 and engine.name != "cuda":
             # Raise MemoryError now, not after minutes of work, where results of so many bytes can never fit. (An input
