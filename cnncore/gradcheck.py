@@ -39,7 +39,8 @@ from .gradcheck_report import CONSTANT, Argument, Report
 from .gradcheck_search import Problem, check_argument, weights
 from .layers import Layer
 from .ops.geometry import integer
-from .ops.op import FLOATS, Context, Op, run
+from .ops.op import Context, Op, run
+from .ops.roles import FLOATS
 from .ops.scalars import number
 
 PROBES = 8  # float32 runs that measure rounding

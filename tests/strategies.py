@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import INDEX, MAP, RANDOM, Case, Op, run
+from cnncore.ops.op import Case, Op, run
+from cnncore.ops.roles import INDEX, MAP, RANDOM
 
 DTYPES = (np.float32, np.float64)
 

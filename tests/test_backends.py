@@ -16,8 +16,9 @@ from strategies import DTYPES, LAYOUTS, HypothesisDraw, cast, channels_last, edg
 
 from cnncore.backends import native, select
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import INDEX, MAP, PARAM, RANDOM, registry, run
+from cnncore.ops.op import registry, run
 from cnncore.ops.random import uniform
+from cnncore.ops.roles import DENSE, INDEX, MAP, RANDOM
 
 OPS = list(registry)
 WINDOWED = ["conv", "max_pool", "avg_pool"]
@@ -33,7 +34,7 @@ def compute(p: Problem, engine, needs=None, out=None):
     with engine.running() as backend:
         y, ctx = run(p.op, p.arrays, p.attrs, backend, out)
         assert ctx.backend == backend
-        gradients = ctx.backward(p.dy, needs) if p.dy is not None else ()
+        gradients = ctx.backward(p.dy, needs=needs) if p.dy is not None else ()
         return to_host(outputs_of(p.op, y)), to_host(gradients)
 
 
@@ -426,7 +427,7 @@ def test_results_keep_the_memory_format(engine, name):
             for a in (*outputs_, *(gradients[i] for i in where)):
                 assert np.array_equal(a.strides, change(a).strides) or 1 in a.shape, "another memory format"
             for i, gradient in enumerate(gradients):
-                if gradient is not None and op.roles(p.arrays)[i] == PARAM:
+                if gradient is not None and op.roles(p.arrays)[i] == DENSE:
                     assert gradient.flags.c_contiguous
             seen += 1
     assert seen or name in ("linear", "softmax_cross_entropy", "sgd_step", "adam_step")

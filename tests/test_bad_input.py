@@ -14,7 +14,8 @@ from strategies import DTYPES, cast
 import cnncore as cc
 from cnncore.errors import BackendError, CnncoreError, DTypeError, ShapeError
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import INDEX, MAP, RANDOM, registry, run
+from cnncore.ops.op import registry, run
+from cnncore.ops.roles import DENSE, INDEX, MAP, RANDOM
 
 OPS = list(registry)
 WINDOWED = ["conv", "max_pool", "avg_pool"]
@@ -87,7 +88,7 @@ WRONG_DTYPES = [
 
 
 @backends
-@pytest.mark.parametrize(("name", "i"), arguments((MAP, "param", RANDOM)))
+@pytest.mark.parametrize(("name", "i"), arguments((MAP, DENSE, RANDOM)))
 def test_dtypes_that_are_not_float32_or_float64(name, i, backend):
     op, arrays, attrs = good(name)
     shape = (3,) if arrays[i] is None else arrays[i].shape
@@ -106,7 +107,7 @@ def test_labels_that_are_no_integers(name, i, dtype, backend):
 
 
 @backends
-@pytest.mark.parametrize(("name", "i"), arguments((MAP, "param", RANDOM)))
+@pytest.mark.parametrize(("name", "i"), arguments((MAP, DENSE, RANDOM)))
 def test_mixed_dtypes(name, i, backend):
     """Any one argument in float64 among float32 ones (a second array is added where an op takes many)."""
     op, arrays, attrs = good(name)

@@ -15,6 +15,7 @@ from cnncore.errors import CnncoreError
 from cnncore.layers import Chain, Conv2d, Join, Layer, Linear, Parameter, ReLU, Tanh
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import Case, Op, Spec, flops_free, registry
+from cnncore.ops.roles import MAP
 
 X = np.random.default_rng(0).standard_normal((4, 3, 7, 7)).astype(np.float32)
 
@@ -227,7 +228,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> Any:
         return Case((np.ones((2, 3)), np.ones((2, 3))), {})
 
     return Op(
-        "several", rule, divide, divide_backward, {"x": "map", "w": "map"}, ("x", "w"), domain, flops_free, outputs=2
+        "several", rule, divide, divide_backward, {"x": MAP, "w": MAP}, ("x", "w"), domain, flops_free, outputs=2
     ).function
 
 

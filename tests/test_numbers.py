@@ -16,7 +16,8 @@ from strategies import DTYPES, HypothesisDraw, cast, examples
 
 import cnncore as cc
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import INDEX, RANDOM, registry, run
+from cnncore.ops.op import registry, run
+from cnncore.ops.roles import INDEX, RANDOM
 
 OPS = list(registry)
 EXTREMES = (0.0, -0.0, 1e-45, -1e-45, 1e-38, 1e-30, -1e-19, 1.0, -3.0, 1e19, 1e30, -1e38, 3e38, np.inf, -np.inf, np.nan)

@@ -19,7 +19,8 @@ import cnncore as cc
 from cnncore.backends import select
 from cnncore.errors import BackendError, CnncoreError
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import INDEX, MANY, MAP, PARAM, RANDOM, Op, registry, run
+from cnncore.ops.op import Op, registry, run
+from cnncore.ops.roles import DENSE, INDEX, MANY, MAP, RANDOM
 
 OPS = list(registry)
 
@@ -152,7 +153,7 @@ def test_blocks_of_many_threads_leave_the_process_choice_alone(choices):
 def test_the_record(name):
     op = registry[name]
     assert op.name == name and getattr(cc.ops, name).op is op
-    assert set(op.arrays.values()) <= {MAP, PARAM, INDEX, RANDOM, MANY}
+    assert set(op.arrays.values()) <= {MAP, DENSE, INDEX, RANDOM, MANY}
     parameters = inspect.signature(op.rule).parameters
     arrays = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     assert arrays == list(op.arrays), "arrays are positional, attributes keyword-only"

@@ -70,12 +70,12 @@ class CudaBackend:
             return f"no backward kernel for {op.name!r}"
         return None
 
-    def channels_last(self, arrays: Arrays, roles: list[str]) -> bool:
+    def channels_last(self, arrays: Arrays, roles: Any) -> bool:
         return False
 
     def forward(self, plan: Any, arrays: Arrays, out: Any = None) -> Arrays:
         op, spec = plan.op, plan.spec
-        stay = any(on_device(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if role != "random")
+        stay = any(on_device(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if not role.drawn)
         inputs = tuple(self._enter(a) for a in arrays)
         targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
         results = []

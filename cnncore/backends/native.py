@@ -245,10 +245,9 @@ def _slots(plan: Any) -> tuple[list[Slot | None], list[Slot]]:
     """Of the arguments and of the results."""
     arguments: list[Slot | None] = []
     for given, role in zip(plan.inputs, plan.op.roles(plan.inputs), strict=True):
-        shape = plan.spec.random if role == "random" else given
-        dtype = np.dtype(np.int64) if role == "index" else plan.dtype
-        last = plan.channels_last and role not in ("index", "param")
-        arguments.append(None if shape is None else _slot(shape, dtype, last))
+        shape = plan.spec.random if role.drawn else given
+        last = plan.channels_last and (role.maps or role.drawn)
+        arguments.append(None if shape is None else _slot(shape, role.dtype or plan.dtype, last))
     kinds = plan.spec.results.values()
     return arguments, [_slot(shape, np.dtype(kind or plan.dtype), plan.channels_last) for shape, kind in kinds]
 
@@ -266,7 +265,7 @@ def _backward(plan: Any, needs: tuple[bool, ...], spare: bool) -> Backward:
     op, (arguments, results) = plan.op, _slots(plan)
     above = results[: op.outputs]
     read = [*above, *[(*arguments, *results)[place] for place in plan.saved]]
-    places = [i for i, role in enumerate(op.roles(arguments)) if role not in ("index", "random")]
+    places = [i for i, role in enumerate(op.roles(arguments)) if role.gradient]
     wanted = [arguments[i] if needs[i] else None for i in places]
     gradients = list(zip(places, wanted, strict=True))
     if not any(needs) or not all(slot.size for slot in above):  # kernels divide by the lengths of what they are given
@@ -304,7 +303,7 @@ class NativeBackend:
     def channels_last(self, arrays: Any, roles: Any) -> bool:
         """As the first of the feature maps is that has more than one pixel."""
         for a, role in zip(arrays, roles, strict=True):
-            if a is not None and role in ("map", "many") and a.ndim > 2 and max(a.shape[2:]) > 1:
+            if a is not None and role.maps and a.ndim > 2 and max(a.shape[2:]) > 1:
                 return is_channels_last(a)
         return False
 

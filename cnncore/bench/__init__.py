@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backends.native import dense
 from ..errors import CnncoreError
-from ..ops.op import MAP, Arrays, Context, Cost, run
+from ..ops.op import Arrays, Context, Cost, run
 from .measure import Peaks, Time, peaks, timed
 from .problems import Problem, first_samples, problems_of
 from .versions import versions
@@ -113,11 +113,11 @@ def _float64(a: Any) -> Any:
 
 
 def _has_formats(problem: Problem, arrays: Arrays) -> bool:
-    return any(role == MAP and a.ndim > 2 for role, a in zip(problem.op.roles(arrays), arrays, strict=True))
+    return any(role.maps and a.ndim > 2 for role, a in zip(problem.op.roles(arrays), arrays, strict=True))
 
 
 def as_format(problem: Problem, arrays: Arrays, layout: str) -> Arrays:
     """The arrays with their maps in a memory format."""
     last = layout == "channels_last"
     roles = problem.op.roles(arrays)
-    return tuple(dense(a, last) if role == MAP and a.ndim > 2 else a for a, role in zip(arrays, roles, strict=True))
+    return tuple(dense(a, last) if role.maps and a.ndim > 2 else a for a, role in zip(arrays, roles, strict=True))

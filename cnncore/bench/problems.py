@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
-from ..ops.op import INDEX, MANY, MAP, RANDOM, Arrays, Op, registry
+from ..ops.op import Arrays, Op, registry
+from ..ops.roles import Role
 
 SHAPE = (64, 96, 32, 32)
 COLUMNS = ["name", "N", "C", "K", "image", "kernel", "stride", "pad", "groups"]
@@ -97,13 +98,13 @@ def problems_of(op: Op) -> list[Problem]:
     return [Problem(op, "x".join(map(str, SHAPE)), maps, ATTRS.get(op.name, {}))]
 
 
-def _draw(role: str, rng: np.random.Generator) -> Arrays:
-    if role == RANDOM:
+def _draw(role: Role, rng: np.random.Generator) -> Arrays:
+    if role.drawn:
         return ((0, 0),)  # a Philox key: drawing is part of the op's work
-    return tuple(_normal(rng, *SHAPE) for _ in range(2 if role == MANY else 1))
+    return tuple(_normal(rng, *SHAPE) for _ in range(2 if role.many else 1))
 
 
 def first_samples(problem: Problem, arrays: Arrays, count: int = 2) -> Arrays:
     """The same problem with the first `count` samples of the batch: what the slow definition can afford."""
     roles = problem.op.roles(arrays)
-    return tuple(a[:count] if role in (MAP, INDEX) else a for a, role in zip(arrays, roles, strict=True))
+    return tuple(a[:count] if role.maps or role.dtype is not None else a for a, role in zip(arrays, roles, strict=True))

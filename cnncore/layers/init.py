@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import CnncoreError, DTypeError
 from ..ops import geometry
-from ..ops.op import FLOATS
 from ..ops.random import check_key, philox4x32, uniform, words
+from ..ops.roles import FLOATS
 from .parameter import Parameter
 
 INITS = {

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import ShapeError
 from . import domain, geometry
-from .op import MAP, Arrays, Case, Op, Spec, register
+from .op import Arrays, Case, Op, Spec, register
+from .roles import MAP
 from .sums import mean, total
 
 

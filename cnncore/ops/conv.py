@@ -10,8 +10,9 @@ import numpy as np
 
 from ..errors import CnncoreError, DTypeError, ShapeError
 from . import domain, geometry
-from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
+from .op import Arrays, Case, Op, Spec, register
 from .pointwise import relu_backward, relu_forward
+from .roles import DENSE, MAP
 from .sums import total
 
 ALGORITHMS = ("auto", "direct", "winograd")  # numbered as in csrc/conv_winograd.h
@@ -183,7 +184,7 @@ conv = register(
         rule=conv_rule,
         forward=conv_forward,
         backward=conv_backward,
-        arrays={"x": MAP, "w": PARAM, "b": PARAM},
+        arrays={"x": MAP, "w": DENSE, "b": DENSE},
         saved=("x", "w"),
         domain=conv_domain,
         flops=conv_flops,
@@ -196,7 +197,7 @@ conv_relu = register(
         rule=conv_relu_rule,
         forward=conv_relu_forward,
         backward=conv_relu_backward,
-        arrays={"x": MAP, "w": PARAM, "b": PARAM},
+        arrays={"x": MAP, "w": DENSE, "b": DENSE},
         saved=("x", "w", "y"),
         domain=conv_domain,
         flops=conv_flops,

@@ -11,7 +11,8 @@ import numpy as np
 from ..backends import select
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry
-from .op import INDEX, MAP, MAX_AXES, PARAM, Arrays, Case, Op, Spec, flops_free, register
+from .op import MAX_AXES, Arrays, Case, Op, Spec, flops_free, register
+from .roles import DENSE, INDEX, MAP
 from .sums import product, total
 
 # --- linear ---
@@ -60,7 +61,7 @@ def linear_flops(spec: Spec, arrays: Arrays) -> tuple[int, int]:
 
 linear = register(
     Op(
-        "linear", linear_rule, linear_forward, linear_backward, {"x": MAP, "w": PARAM, "b": PARAM}, ("x", "w"),
+        "linear", linear_rule, linear_forward, linear_backward, {"x": MAP, "w": DENSE, "b": DENSE}, ("x", "w"),
         linear_domain, linear_flops,
     )
 )  # fmt: skip

@@ -30,16 +30,9 @@ import numpy as np
 from ..backends import select
 from ..errors import BackendError, CnncoreError, DTypeError, ShapeError
 from .geometry import elements
+from .roles import MAP, Role
 from .writes import written
 
-# What an array argument is. The role decides its dtype, whether it has a gradient, and how kernels receive it.
-MAP = "map"  # float feature maps (N, C, *S): kernels receive it contiguous or channels-last, gradient
-PARAM = "param"  # float, any shape: kernels receive it C-contiguous, gradient
-INDEX = "index"  # integers, no gradient
-RANDOM = "random"  # uniforms in [0, 1) of the shape the rule names, or a Philox key (seed, counter); no gradient
-MANY = "many"  # any number of MAPs (`*xs`)
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 MAX_AXES = 5  # (N, C, D, H, W)
 MOST_PLANS = 64  # of an op: more than a network has; a schedule may give new attributes at every step
 
@@ -94,7 +87,7 @@ class Op:
     rule: Callable[..., Spec]
     forward: Callable[..., Arrays]  # forward(params, *arrays) -> results
     backward: Callable[..., Arrays] | None  # backward(params, needs, *dys, *saved) -> a gradient or None per array
-    arrays: dict[str, str]  # name -> role, in the signature's order
+    arrays: dict[str, Role]  # name -> role, in the signature's order
     saved: tuple[str, ...]  # what backward reads: names of arrays or of results
     domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
     flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
@@ -132,7 +125,7 @@ class Op:
 
     @functools.cached_property
     def variadic(self) -> bool:
-        return MANY in self.arrays.values()
+        return any(role.many for role in self.arrays.values())
 
     @functools.cached_property
     def required(self) -> frozenset[str]:
@@ -141,7 +134,7 @@ class Op:
         return frozenset(name for name in self.arrays if parameters[name].default is inspect.Parameter.empty)
 
     @functools.cached_property
-    def _columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _columns(self) -> tuple[tuple[str, ...], tuple[Role, ...]]:
         return tuple(self.arrays), tuple(self.arrays.values())
 
     @functools.cached_property
@@ -155,14 +148,14 @@ class Op:
             return tuple(f"{next(iter(self.arrays))}{i}" for i in range(len(arrays)))
         return self._columns[0]
 
-    def roles(self, arrays: Arrays) -> tuple[str, ...]:
+    def roles(self, arrays: Arrays) -> tuple[Role, ...]:
         return (MAP,) * len(arrays) if self.variadic else self._columns[1]
 
     def differentiable(self, arrays: Arrays) -> tuple[bool, ...]:
         """Which array arguments have a gradient."""
         if self.backward is None:
             return (False,) * len(arrays)
-        return tuple([a is not None and r in (MAP, PARAM) for a, r in zip(arrays, self.roles(arrays), strict=True)])
+        return tuple([a is not None and r.gradient for a, r in zip(arrays, self.roles(arrays), strict=True)])
 
     def cost(self, spec: Spec, arrays: Arrays, dtype: Any) -> tuple[Cost, Cost]:
         """(forward, backward) cost of one call."""
@@ -384,7 +377,7 @@ def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = Non
             # may be endless: an array of stride 0.)
             np.empty(plan.size, np.uint8)
         if spec.random is not None:
-            place = op.roles(arrays).index(RANDOM)
+            place = next(i for i, role in enumerate(op.roles(arrays)) if role.drawn)
             u = _uniforms(op, engine, arrays[place], spec.random, plan.dtype)
             arrays = (*arrays[:place], u, *arrays[place + 1 :])
         results = engine.forward(plan, arrays, out)
@@ -503,24 +496,22 @@ def _names(op: str, needs: Any, names: tuple[str, ...]) -> list[str]:
     return wanted
 
 
-def _check(op: Op, names: tuple[str, ...], roles: tuple[str, ...], arrays: Arrays) -> Any:
+def _check(op: Op, names: tuple[str, ...], roles: tuple[Role, ...], arrays: Arrays) -> Any:
     """Types of all arguments; returns the one dtype of the float ones."""
     dtype = None
     first = ""
     for name, role, a in zip(names, roles, arrays, strict=True):
         if a is None and (op.variadic or name in op.required):
             raise DTypeError(f"{op.name}: {name} must be a NumPy array, got None")
-        if a is None or (role == RANDOM and isinstance(a, tuple)):
+        if a is None or (role.drawn and isinstance(a, tuple)):
             continue
         _check_array(op.name, name, a)
         if len(a.shape) > MAX_AXES:
             raise ShapeError(f"{op.name}: {name} has {len(a.shape)} axes, at most {MAX_AXES} are supported (N, C, *S)")
-        if role == INDEX:
-            if a.dtype.kind not in "iu" or not a.dtype.isnative:
-                raise DTypeError(f"{op.name}: {name} must hold integers, got {a.dtype}")
-        elif a.dtype not in FLOATS or not a.dtype.isnative:
-            raise DTypeError(f"{op.name}: {name} must be float32 or float64, got {a.dtype}")
-        elif dtype is None:
+        role.check(op.name, name, a)
+        if role.dtype is not None:
+            continue
+        if dtype is None:
             dtype, first = a.dtype, name
         elif a.dtype != dtype:
             raise DTypeError(f"{op.name}: {name} is {a.dtype}, {first} is {dtype}; all must be the same")

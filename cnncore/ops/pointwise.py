@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry, scalars
-from .op import MANY, MAP, RANDOM, Arrays, Case, Op, Spec, flops_free, register
+from .op import Arrays, Case, Op, Spec, flops_free, register
+from .roles import MANY, MAP, RANDOM
 
 
 def _shape(draw: domain.Draw) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry, scalars
-from .op import MAP, RANDOM, Arrays, Case, Op, Spec, register
+from .op import Arrays, Case, Op, Spec, register
+from .roles import MAP, RANDOM, Role
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def variant(
 
 
 def _document(
-    rule: Any, reduce: Callable[..., Arrays], arrays: dict[str, str], own: dict[str, bool | Number], doc: str
+    rule: Any, reduce: Callable[..., Arrays], arrays: dict[str, Role], own: dict[str, bool | Number], doc: str
 ) -> None:
     """Give a rule its docstring, the variant's module, and its true signature: the arrays, its geometry, the variant's
     own attributes."""

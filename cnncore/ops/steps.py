@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import ShapeError
 from . import domain, geometry
-from .op import PARAM, Arrays, Case, Op, Spec, flops_free, register
+from .op import Arrays, Case, Op, Spec, flops_free, register
+from .roles import DENSE
 
 
 def _same_shapes(op: str, **arrays: Any) -> tuple[int, ...]:
@@ -64,7 +65,7 @@ def sgd_step_domain(draw: domain.Draw) -> Case:
 
 sgd_step = register(
     Op(
-        "sgd_step", sgd_step_rule, sgd_step_forward, None, {"value": PARAM, "grad": PARAM, "velocity": PARAM}, (),
+        "sgd_step", sgd_step_rule, sgd_step_forward, None, {"value": DENSE, "grad": DENSE, "velocity": DENSE}, (),
         sgd_step_domain, flops_free, outputs=2, elementwise=True,
     )
 )  # fmt: skip
@@ -112,7 +113,7 @@ def adam_step_domain(draw: domain.Draw) -> Case:
 adam_step = register(
     Op(
         "adam_step", adam_step_rule, adam_step_forward, None,
-        {"value": PARAM, "grad": PARAM, "mean": PARAM, "square": PARAM}, (), adam_step_domain, flops_free, outputs=3,
+        {"value": DENSE, "grad": DENSE, "mean": DENSE, "square": DENSE}, (), adam_step_domain, flops_free, outputs=3,
         elementwise=True,
     )
 )  # fmt: skip

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..errors import ShapeError
 from . import domain, geometry
-from .op import MAP, PARAM, Arrays, Case, Op, Spec, register
+from .op import Arrays, Case, Op, Spec, register
 from .pool import max_pool
+from .roles import DENSE, MAP
 from .sums import total
 
 Shape = tuple[int, ...]
@@ -216,7 +217,7 @@ def lp_unit_domain(draw: domain.Draw) -> Case:
 
 lp_unit = register(
     Op(
-        "lp_unit", lp_unit_rule, lp_unit_forward, lp_unit_backward, {"x": MAP, "rho": PARAM, "center": PARAM},
+        "lp_unit", lp_unit_rule, lp_unit_forward, lp_unit_backward, {"x": MAP, "rho": DENSE, "center": DENSE},
         ("x", "rho", "center"), lp_unit_domain, _flops,
     )
 )  # fmt: skip
