@@ -59,13 +59,15 @@ INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
         const int halves = ((const power *)p)->halves;                                                              \
         switch (REAL_IS_FLOAT ? halves : ANY_POWER) {                                                               \
         cases                                                                                                       \
-        default: EACH_PIXEL(GROUPS(name, FEW, halves) while (c < channels) { REST(name, halves) c += V; })          \
+        default: {                                                                                                  \
+            EACH_PIXEL(GROUPS(name, FEW, halves) while (c < channels) { REST(name, halves) c += V; })               \
+        }                                                                                                           \
         }                                                                                                           \
     }
 #define POWER_CASE(name, most, halves)                                                                              \
     case halves: {                                                                                                  \
         EACH_PIXEL(if (most > VECTORS && l->count > LONG) GROUPS(name, most, halves)                                \
-                   GROUPS(name, VECTORS, halves) GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves))\
+                   GROUPS(name, VECTORS, halves) GROUPS(name, FEW, halves) GROUPS(name, 1, halves) REST(name, halves)) \
         break;                                                                                                      \
     }
 #endif
