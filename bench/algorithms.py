@@ -19,7 +19,7 @@ import numpy as np
 from turns import Calls, take_turns
 
 import cnncore as cc
-from cnncore.backends import native
+from cnncore.backends import launch, native
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = (1, 16)
@@ -39,7 +39,7 @@ def layers() -> Iterator[tuple[int, int, int, int, int]]:
 def calls(n: int, c: int, k: int, size: int, kernel: int, algorithm: str) -> Calls:
     """Each direction of one layer, channels last, image and result of one size."""
     rng = np.random.default_rng(0)
-    x, dy = (native.dense(rng.standard_normal((n, maps, size, size), np.float32), True) for maps in (c, k))
+    x, dy = (launch.dense(rng.standard_normal((n, maps, size, size), np.float32), True) for maps in (c, k))
     w = rng.standard_normal((k, c, kernel, kernel), np.float32)
     attrs: dict[str, Any] = {"padding": kernel // 2, "algorithm": algorithm}
     _, ctx = cc.ops.conv(x, w, **attrs)

@@ -14,7 +14,7 @@ from turns import FORMATS, Calls, Row, Wrong, distance, fill
 
 import cnncore as cc
 from cnncore import bench
-from cnncore.backends import native
+from cnncore.backends import launch
 from cnncore.bench.problems import SHAPE, Problem
 from cnncore.ops.op import run
 
@@ -68,7 +68,7 @@ def op_rows(section: str, problem: Problem, seconds: float, directions: Sequence
 
 def our_calls(problem: Problem, arrays: Any, dy: np.ndarray, layout: str) -> Calls:
     own = bench.as_format(problem, arrays, layout)
-    gradient = native.dense(dy, layout == "channels_last" and dy.ndim == 4)
+    gradient = launch.dense(dy, layout == "channels_last" and dy.ndim == 4)
     if problem.op.backward is None:
         return {"forward": lambda: run(problem.op, own, problem.attrs, "c")[0]}
     _, ctx = run(problem.op, own, problem.attrs, "c")

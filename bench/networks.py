@@ -9,7 +9,7 @@ import numpy as np
 
 import cnncore as cc
 from cnncore import models
-from cnncore.backends import native
+from cnncore.backends import launch
 
 
 def vgg_like() -> cc.Sequential:
@@ -36,7 +36,7 @@ CLASSES = 10  # labels are drawn from; every network has as many outputs or more
 
 def batch(shape: tuple[int, ...], layout: str) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return native.dense(x, layout == "channels_last"), np.random.default_rng(1).integers(0, CLASSES, len(x))
+    return launch.dense(x, layout == "channels_last"), np.random.default_rng(1).integers(0, CLASSES, len(x))
 
 
 def our_step(net: Any, x: np.ndarray, labels: np.ndarray) -> Callable[[], Any]:

@@ -31,6 +31,7 @@ import numpy as np
 
 from . import gradcheck_call as calls
 from .backends import select
+from .backends.device import is_foreign, to_host
 from .errors import CnncoreError, DTypeError
 from .gradcheck_call import Run, Subject
 from .gradcheck_curve import KINK, OK, WRONG
@@ -187,7 +188,7 @@ def _is_float(a: Any) -> bool:
 
 def _convert(name: str, a: Any, kind: np.dtype) -> Any:
     """A float array in the dtype under test; anything that is held constant as it is."""
-    if select.on_device(a):
+    if is_foreign(a):
         raise DTypeError(f"gradcheck: {name} must be on the host, `backend` moves it")
     if isinstance(a, np.ndarray | np.generic):
         if a.dtype.kind in "iub":
@@ -230,7 +231,7 @@ def _gradients(
         if entries[i] is None:
             found[i] = None
             continue
-        g, like = np.asarray(select.to_host(entries[i])), arrays[i]
+        g, like = np.asarray(to_host(entries[i])), arrays[i]
         if g.shape != like.shape:
             report.problems.append(f"the gradient for {name} must have its shape {like.shape}, got {g.shape}")
         elif g.dtype != like.dtype:
@@ -271,9 +272,7 @@ def _check_needs(
         if expected is None:
             continue
         near = 100 * float(np.finfo(dys[0].dtype).eps) * np.abs(expected).max(initial=0.0)
-        same = single[i] is not None and np.allclose(
-            select.to_host(single[i]), expected, rtol=0, atol=near, equal_nan=True
-        )
+        same = single[i] is not None and np.allclose(to_host(single[i]), expected, rtol=0, atol=near, equal_nan=True)
         if not same:
             report.problems.append(f"{asked}: backward gave another gradient than without needs")
 
@@ -326,7 +325,7 @@ def _check_forward(
     report = Report(op.name, ctx.backend, kind.name, forward_error=0.0)
     largest = max(float(np.abs(a).max(initial=0.0)) for a in exact if _is_float(a)) or 1.0
     for name, y, truth in zip(ctx.spec.results, _tuple(found), _tuple(expected), strict=False):
-        error = float(np.abs(select.to_host(y).astype(np.float64) - truth).max(initial=0.0)) / largest
+        error = float(np.abs(to_host(y).astype(np.float64) - truth).max(initial=0.0)) / largest
         report.forward_error = max(report.forward_error or 0.0, error)
         if not error <= 32 * float(np.finfo(kind).eps):
             report.problems.append(f"{name} differs from the definition by {error:.1e} of the largest input")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .backends import select
+from .backends.device import to_host
 from .errors import CnncoreError
 from .layers import Drawing, Layer
 from .ops.op import Context, Op
@@ -127,7 +127,7 @@ def network(net: Any) -> Iterator[tuple[Subject, list[Any]]]:
     try:
         yield (
             Subject(type(net).__name__, ["x", *parameters], call, constant),
-            [select.to_host(p.value) for p in parameters.values()],
+            [to_host(p.value) for p in parameters.values()],
         )
     finally:
         rewind()
@@ -141,7 +141,7 @@ def with_absent(op: Op, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _outputs(y: Any) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(select.to_host(a)) for a in (y if isinstance(y, tuple | list) else (y,)))
+    return tuple(np.asarray(to_host(a)) for a in (y if isinstance(y, tuple | list) else (y,)))
 
 
 def _names(fn: Any, count: int) -> list[str]:

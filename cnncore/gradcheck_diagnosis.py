@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .backends.select import to_host
+from .backends.device import to_host
 from .gradcheck_call import Run
 from .gradcheck_curve import OK, WRONG
 from .gradcheck_report import Report

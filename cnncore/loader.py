@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .backends import memory, native
+from .backends.device import HOST, device_of
 from .ops.random import uniform
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -15,7 +15,7 @@ Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """A batch (N, C, H, W) laid out as (N, H, W, C): in that format a network then runs from end to end."""
-    return native.dense(x, channels_last=True) if x.ndim == 4 else x
+    return device_of(x).laid_out(x, channels_last=True) if x.ndim == 4 else x
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def batches(
 
     def make(number: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = indices[starts[number] : starts[number] + batch_size]
-        batch = memory.empty((len(chosen), *x.shape[1:]), x.dtype)
+        batch = HOST.empty((len(chosen), *x.shape[1:]), x.dtype)
         np.take(x, chosen, axis=0, out=batch, mode="clip")  # NumPy takes with "raise" through a buffer
         if augment is not None:
             key = np.random.SeedSequence([seed, epoch, number])

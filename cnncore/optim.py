@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import ops
-from .backends import select
+from .backends.device import device_of, to_host
 from .errors import CnncoreError
 from .layers.base import Layer
 from .layers.parameter import Parameter, assign, check_state
@@ -80,7 +80,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the state arrays, as "<slot>.<parameter>", "steps", and "updates.<parameter>" of every one."""
         state = {
-            f"{slot}.{name}": np.array(select.to_host(a))
+            f"{slot}.{name}": np.array(to_host(a))
             for name, arrays in self.state.items()
             for slot, a in zip(self.slots, arrays, strict=True)
         }
@@ -198,7 +198,7 @@ def _take_over(schedule: object, **checked: float) -> None:
 
 def _zeros_like(a: Any) -> Any:
     """Zeros of a's shape and dtype, where `a` lives."""
-    return select.load("cuda" if select.on_device(a) else "numpy").full(tuple(a.shape), 0, a.dtype)
+    return device_of(a).full(tuple(a.shape), 0, a.dtype)
 
 
 def _decay_of_each(who: object, net: Layer, weight_decay: Decay) -> dict[str, float]:

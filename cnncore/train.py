@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint, identity, metrics, ops
-from .backends import select
+from .backends.device import to_host
 from .errors import CnncoreError, DivergenceError, FormatError, ShapeError
 from .history import History
 from .layers.base import Layer
@@ -70,7 +70,7 @@ def predict(net: Layer, x: np.ndarray, batch_size: int = 250) -> np.ndarray:
     """The network's outputs for all of x in evaluation mode, batch by batch, as one host array."""
     step = integer("predict", "batch_size", batch_size, 1)
     with evaluating(net):
-        parts = [select.to_host(net.apply(channels_last(x[i : i + step]))[0]) for i in range(0, max(len(x), 1), step)]
+        parts = [to_host(net.apply(channels_last(x[i : i + step]))[0]) for i in range(0, max(len(x), 1), step)]
     return np.concatenate(parts)
 
 
@@ -266,7 +266,7 @@ class Trainer:
         loss, loss_context = self.loss(outputs, labels)
         context.backward(loss_context.backward()[0], dx=False, last=True)
         self.optimizer.step(lr=lr)
-        figure = metrics.measure(metric, select.to_host(outputs), labels) if metric else 0.0
+        figure = metrics.measure(metric, to_host(outputs), labels) if metric else 0.0
         return _one_number(loss), figure
 
     def _test(self, run: _Run) -> dict[str, float | None]:
@@ -382,7 +382,7 @@ def _check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None
 
 
 def _one_number(loss: Any) -> float:
-    found = select.to_host(loss)
+    found = to_host(loss)
     if found.size != 1:
         raise ShapeError(f"fit: the loss must be one number, got shape {found.shape}")
     return float(found.item())

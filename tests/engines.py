@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from cnncore.backends import select
+from cnncore.backends import device, select, slots
 
 
 class Engine(NamedTuple):
@@ -25,12 +25,12 @@ class Engine(NamedTuple):
             return
         from cnncore.backends import native
 
-        before, native.POISON = native.POISON, True
+        before, slots.POISON = slots.POISON, True
         try:
             with native.use_isa(self.isa):
                 yield self.backend
         finally:
-            native.POISON = before
+            slots.POISON = before
 
 
 def available(name: str) -> bool:
@@ -66,4 +66,4 @@ def at_once(work: Callable[[int], None], numbers: Iterable[int]) -> None:
 
 
 def to_host(results: Any) -> Any:
-    return tuple(None if r is None else select.to_host(r) for r in results)
+    return tuple(None if r is None else device.to_host(r) for r in results)

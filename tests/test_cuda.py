@@ -16,6 +16,7 @@ import pytest
 
 import cnncore as cc
 from cnncore.backends import cuda, select
+from cnncore.backends.device import is_foreign, to_host
 from cnncore.errors import BackendError, CnncoreError, install_hint
 from cnncore.ops import op, pool_walk, registry
 from cnncore.ops.domain import Draw
@@ -281,7 +282,7 @@ def test_a_network_that_lives_on_the_device():
     expected = network("numpy", w, b, v)
     got = network(None, *(cuda.to_device(a) for a in (w, b, v)))  # "auto" sees device arrays
     for g, e in zip(got, expected, strict=True):
-        assert select.on_device(g)
+        assert is_foreign(g)
         agree(g.copy_to_host(), np.asarray(e), "on the device")
 
 
@@ -298,9 +299,9 @@ def test_steps_in_place(place):
     a, g, v = place(value), place(grad), place(velocity)
     (got, fast), _ = cc.ops.sgd_step(a, g, v, out=(a, v), backend="cuda", **attrs)
     assert got is a and fast is v
-    agree(select.to_host(a), new, "value")
-    agree(select.to_host(v), speed, "velocity")
-    assert np.array_equal(select.to_host(g), grad)
+    agree(to_host(a), new, "value")
+    agree(to_host(v), speed, "velocity")
+    assert np.array_equal(to_host(g), grad)
 
 
 def test_out_may_be_an_input_of_any_op():
@@ -344,7 +345,7 @@ def test_gradients_that_are_not_needed_are_not_computed(monkeypatch):
 @pytest.mark.parametrize("key", [(0, 0), (1, 2**64 - 1), (2**64 - 1, 2**32), (2**33 + 5, 17)])
 def test_uniforms_are_the_definitions(key, dtype):
     for shape in ((), (0,), (1,), (3, 5), (2, 2, 4)):
-        u = select.to_host(select.load("cuda").uniform(key, shape, dtype))
+        u = to_host(select.load("cuda").uniform(key, shape, dtype))
         assert u.dtype == dtype and np.array_equal(u, uniform(key, shape, dtype))
 
 

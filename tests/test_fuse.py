@@ -11,7 +11,7 @@ from strategies import examples
 
 import cnncore as cc
 from cnncore import layers as ly
-from cnncore.backends import native
+from cnncore.backends import launch, native
 from cnncore.layers.fuse import fused
 
 RNG = np.random.default_rng(11)
@@ -79,7 +79,7 @@ def test_nothing_shows_that_layers_are_fused(backend, data):
     mode, special = data.draw(st.sampled_from(["train", "eval", "freeze"])), data.draw(st.booleans())
     getattr(net, mode)()
     seed, last = data.draw(SEEDS), data.draw(st.booleans())
-    x = native.dense(fill((2, MAPS, 13, 14), seed, special), last)
+    x = launch.dense(fill((2, MAPS, 13, 14), seed, special), last)
     keys = {name: layer.key for name, layer in net.walk() if isinstance(layer, ly.Drawing)}
     with cc.use_backend(backend), np.errstate(all="ignore"):
         try:
@@ -141,8 +141,8 @@ def test_an_array_laid_out_anew_holds_the_same(engine, data):
     last = data.draw(st.booleans())
     a = np.arange(int(np.prod(shape)), dtype=dtype).reshape(shape)
     with engine.running():
-        start = native.dense(a, last)
-        found = native.dense(start, not last)
+        start = launch.dense(a, last)
+        found = launch.dense(start, not last)
     for b, layout in ((start, last), (found, not last)):
         np.testing.assert_array_equal(b, a)
         assert (np.moveaxis(b, 1, -1) if layout else b).flags.c_contiguous
@@ -153,15 +153,15 @@ def test_large_arrays_are_laid_out_by_every_number_of_threads(shape):
     a = RNG.standard_normal(shape, np.float32)
     for threads in (1, 2, 3):
         with native.use_threads(threads):
-            last = native.dense(a, True)
-            again = native.dense(last, False)
+            last = launch.dense(a, True)
+            again = launch.dense(last, False)
         np.testing.assert_array_equal(last, a)
         np.testing.assert_array_equal(again, a)
 
 
 def test_flatten_takes_features_map_by_map_in_either_format():
     a = RNG.standard_normal((3, 5, 2, 4), np.float32)
-    for x in (a, native.dense(a, True)):
+    for x in (a, launch.dense(a, True)):
         y, context = ly.Flatten().apply(x)
         np.testing.assert_array_equal(y, a.reshape(3, 40))
         np.testing.assert_array_equal(context.backward(y), a)
@@ -181,7 +181,7 @@ def test_backward_leaves_its_callers_gradient_alone():
     for mode in ("train", "eval"):
         for last in lasts:
             net = ly.Sequential(ly.Conv2d(MAPS, MAPS, 3, padding=1, seed=1), ly.ReLU(), ly.Tanh(), last)
-            y, context = getattr(net, mode)().apply(native.dense(x, True))
+            y, context = getattr(net, mode)().apply(launch.dense(x, True))
             dy = RNG.standard_normal(y.shape).astype(np.float32)
             kept = dy.copy()
             first = context.backward(dy)

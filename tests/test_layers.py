@@ -9,6 +9,7 @@ import pytest
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore.backends import select
+from cnncore.backends.device import to_host
 from cnncore.errors import CnncoreError, ShapeError
 
 AVAILABLE = [name for name in ("numpy", "c") if select.why_not(name) is None]
@@ -86,8 +87,8 @@ def test_a_network_is_the_same_on_every_backend(backend):
         with cc.use_backend(who):
             y = net.forward(x)
             dx = net.backward(np.ones(y.shape))
-        gradients = {name: select.to_host(p.grad) for name, p in net.parameters().items()}
-        results[who] = {"y": select.to_host(y), "dx": select.to_host(dx), **gradients}
+        gradients = {name: to_host(p.grad) for name, p in net.parameters().items()}
+        results[who] = {"y": to_host(y), "dx": to_host(dx), **gradients}
     for name, expected in results["numpy"].items():
         np.testing.assert_allclose(results[backend][name], expected, rtol=1e-12, atol=1e-12, err_msg=name)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import examples
 
 from cnncore.backends import select
+from cnncore.backends.device import to_host
 from cnncore.errors import CnncoreError
 from cnncore.ops.op import registry, run
 from cnncore.ops.random import check_key, philox4x32, uniform
@@ -115,7 +116,7 @@ def test_every_backend_makes_the_same_numbers(name, dtype, shape):
     if name == "cuda":
         shape = shape if shape != (1027,) else (131,)  # the simulator takes its time
     for key in [(0, 0), (2**64 - 1, 2**64 - 1), (0x123456789, 0x9876543210)]:
-        got = select.to_host(select.load(name).uniform(key, shape, np.dtype(dtype)))
+        got = to_host(select.load(name).uniform(key, shape, np.dtype(dtype)))
         assert got.shape == shape and got.dtype == dtype
         assert np.array_equal(got, uniform(key, shape, dtype))
 

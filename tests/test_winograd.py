@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import cnncore as cc
-from cnncore.backends import native
+from cnncore.backends import native, slots
 from cnncore.errors import CnncoreError, DTypeError, ShapeError
 
 pytestmark = pytest.mark.skipif(not native.compiled(), reason="the C kernels are not built")
@@ -40,7 +40,7 @@ def problem(n, c, k, image, kernel, groups, seed=0, channels_last=True):
     """x, w, b of standard normal numbers in float32."""
     rng = np.random.default_rng(seed)
     size = image if isinstance(image, tuple) else (image, image)
-    x = native.empty((n, c, *size), np.float32, channels_last)
+    x = slots.empty((n, c, *size), np.float32, channels_last)
     x[...] = rng.standard_normal(x.shape)
     w = rng.standard_normal((k, c // groups, kernel, kernel)).astype(np.float32)
     return x, w, rng.standard_normal(k).astype(np.float32)

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError, install_hint
-from .select import on_device, to_host
+from . import device
+from .device import is_foreign
+from .select import load
 
 # Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
 # Forward fills results; backward returns a new array, or None, for every array argument.
@@ -42,9 +44,47 @@ def load_tables() -> dict[str, tuple[Callable[..., None], Callable[..., Arrays] 
 
 def to_device(a: Any) -> Any:
     """A copy of an array on the device; `.copy_to_host()` brings it back. Raises BackendError without a device."""
-    from .select import load
+    return device.cuda().take(device.to_host(a))
 
-    return load("cuda").to_device(a)
+
+class CudaDevice:
+    """See device.py for what a device answers. Its arrays are C-contiguous."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        load("cuda")  # raises where there is none
+        from . import kernel
+
+        self._kernel = kernel
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, channels_last: bool = False) -> Any:
+        return self._kernel.empty(shape, dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
+        return self.take(np.full(shape, value, dtype))
+
+    def take(self, a: np.ndarray) -> Any:
+        here = self._kernel.empty(a.shape, a.dtype)
+        # Flattened and shaped anew, axes of size 1 get ordinary strides too, which Numba insists on.
+        self._kernel.copy(here, np.ravel(a).reshape(a.shape))
+        return here
+
+    def read(self, a: Any) -> np.ndarray:
+        return np.asarray(self._own(a).copy_to_host())
+
+    def write(self, a: Any, values: np.ndarray) -> None:
+        self._own(a).copy_to_device(np.ascontiguousarray(values))
+
+    def channels_last(self, a: Any) -> bool:
+        return False
+
+    def laid_out(self, a: Any, channels_last: bool) -> Any:
+        return a
+
+    def _own(self, a: Any) -> Any:
+        """Numba's array; a view where `a` is another library's."""
+        return a if hasattr(a, "copy_to_host") else self._kernel.cuda.as_cuda_array(a)
 
 
 class CudaBackend:
@@ -75,12 +115,12 @@ class CudaBackend:
 
     def forward(self, plan: Any, arrays: Arrays, out: Any = None) -> Arrays:
         op, spec = plan.op, plan.spec
-        stay = any(on_device(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if not role.drawn)
+        stay = any(is_foreign(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if not role.drawn)
         inputs = tuple(self._enter(a) for a in arrays)
         targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
         results = []
         for target, (shape, kind) in zip(targets, spec.results.values(), strict=True):
-            if target is not None and on_device(target) and not target.is_c_contiguous():
+            if target is not None and is_foreign(target) and not target.is_c_contiguous():
                 raise BackendError(f"{op.name}: out on the device must be C-contiguous, has strides {target.strides}")
             ours = op.elementwise and any(target is a for a in inputs)
             results.append(target if ours else self._empty(shape, plan.dtype if kind is None else kind))
@@ -88,7 +128,7 @@ class CudaBackend:
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
     def backward(self, plan: Any, needs: tuple[bool, ...], dys: Arrays, saved: Arrays, spare: bool = False) -> Arrays:
-        stay = any(on_device(a) for a in (*dys, *saved))
+        stay = any(is_foreign(a) for a in (*dys, *saved))
         compute = self._table[plan.op.kernel][1]
         if compute is None:  # run() never asks: such an op has no gradient
             raise BackendError(f"{plan.op.name}: no backward kernel")
@@ -103,24 +143,14 @@ class CudaBackend:
 
     random = uniform
 
-    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
-        return np.full(shape, value, dtype)
-
-    def to_device(self, a: Any) -> Any:
-        host = to_host(a)
-        device = self._empty(host.shape, host.dtype)
-        # Flattened and shaped anew, axes of size 1 get ordinary strides too, which Numba insists on.
-        self._copy(device, np.ravel(host).reshape(host.shape))
-        return device
-
     def _enter(self, a: Any) -> Any:
         """An argument as kernels take it: on the device, C-contiguous."""
         if a is None:
             return None
-        if on_device(a):
+        if is_foreign(a):
             a = a if hasattr(a, "copy_to_host") else self._cuda.as_cuda_array(a)
-            return a if a.is_c_contiguous() else self.to_device(a)
-        return self.to_device(a)
+            return a if a.is_c_contiguous() else to_device(a)
+        return to_device(a)
 
     def _leave(self, result: Any, stay: bool, target: Any) -> Any:
         """A result where the caller wants it: in `target`, on the device, or as a NumPy array."""
@@ -128,7 +158,7 @@ class CudaBackend:
             return target
         if target is None:
             return result if stay else result.copy_to_host()
-        if on_device(target):
+        if is_foreign(target):
             self._copy(target, result)
         else:
             target[...] = result.copy_to_host()

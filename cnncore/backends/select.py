@@ -9,7 +9,6 @@ A backend is an object with
     backward(plan, needs, dys, saved, spare) a gradient or None per array argument; spare dys may be overwritten
     uniform(key, shape, dtype)               Philox uniforms
     random(key, shape, dtype)                what its forward takes in their place: the same, or a note to draw them
-    full(shape, value, dtype)                a constant array
 
 Named, a backend computes or raises BackendError. "auto" (the default) takes CUDA where the arrays are on the device,
 then C, then NumPy; `ctx.backend` says which one it was.
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
+from .device import is_foreign
 
 NAMES = ("numpy", "c", "cuda")
 DEFAULT = os.environ.get("CNNCORE_BACKEND") or "auto"
@@ -71,9 +71,6 @@ class NumPyBackend:
 
     random = uniform
 
-    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> np.ndarray:
-        return np.full(shape, value, dtype)
-
 
 @functools.cache
 def load(name: str) -> Any:
@@ -101,11 +98,6 @@ def why_not(name: str) -> str | None:
     return None
 
 
-def on_device(a: Any) -> bool:
-    """Whether `a` is an array of the CUDA backend (which need not be imported to know)."""
-    return type(a) is not np.ndarray and (hasattr(a, "__cuda_array_interface__") or hasattr(a, "copy_to_host"))
-
-
 def chosen() -> str:
     """The backend that is meant where a call names none."""
     return _block.get() or (_calls[-1].name if _calls else DEFAULT)
@@ -120,7 +112,7 @@ def _warn_once(reason: str) -> None:
 def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
     """The backend that computes this call."""
     name = name or chosen()
-    device = any(map(on_device, arrays))
+    device = any(map(is_foreign, arrays))
     if name == "auto":
         if device:
             name = "cuda"
@@ -163,8 +155,3 @@ class use_backend:
 
     def __exit__(self, *exc: object) -> None:
         _block.reset(self._token)
-
-
-def to_host(a: Any) -> np.ndarray:
-    """A NumPy array with a's values; `a` itself where it is one."""
-    return np.asarray(a.copy_to_host() if hasattr(a, "copy_to_host") else a)

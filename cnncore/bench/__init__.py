@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.native import dense
+from ..backends.launch import dense
 from ..errors import CnncoreError
 from ..ops.op import Arrays, Context, Cost, run
 from .measure import Peaks, Time, peaks, timed

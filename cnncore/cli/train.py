@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import data, models, plots
 from ..backends import select
-from ..backends.select import to_host, use_backend
+from ..backends.device import to_host
+from ..backends.select import use_backend
 from ..checkpoint import write_atomically
 from ..data.mnist import CLASSES, Digits
 from ..layers import Dropout, Layer

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from ..backends import select
+from ..backends.device import to_host
 from ..errors import CnncoreError, ShapeError
 from ..ops.op import Context as OpCall
 from .contexts import Context, OpContext, OwnContext
@@ -139,7 +139,7 @@ class Layer:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters, and "<layer>.key" (uint64: seed, counter) of every layer that draws."""
-        state = {name: np.array(select.to_host(p.value)) for name, p in self.parameters().items()}
+        state = {name: np.array(to_host(p.value)) for name, p in self.parameters().items()}
         for path, layer in self.walk():
             if isinstance(layer, Drawing):
                 state[_join(path, "key")] = np.array(layer.key, np.uint64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import select
+from ..backends.device import to_host
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
@@ -78,19 +78,19 @@ class FactoredConv2d(Layer):
         """
         if conv.attrs["groups"] != 1:
             raise CnncoreError(f"FactoredConv2d: conv must have groups=1, got groups={conv.attrs['groups']}")
-        weight = select.to_host(conv.weight.value)
+        weight = to_host(conv.weight.value)
         space, across, error = factor(weight, rank)
         k, c, *kernel = weight.shape
         where = {name: conv.attrs[name] for name in ("stride", "padding", "dilation")}
         layer = cls(c, k, kernel, **where, bias=conv.bias is not None, rank=rank, dtype=weight.dtype)
         layer.depthwise.weight.value, layer.across.weight.value = space, across
         if conv.bias is not None and layer.across.bias is not None:
-            layer.across.bias.value = np.array(select.to_host(conv.bias.value))
+            layer.across.bias.value = np.array(to_host(conv.bias.value))
         return layer, error
 
     def full_weight(self) -> np.ndarray:
         """The filters (K, C, *k) of the full convolution that computes the same."""
-        space, across = (select.to_host(conv.weight.value) for conv in (self.depthwise, self.across))
+        space, across = (to_host(conv.weight.value) for conv in (self.depthwise, self.across))
         k, c = len(across), self.depthwise.attrs["groups"]
         a, f = across.reshape(k, c, -1), space.reshape(c, -1, *space.shape[2:])
         return np.einsum("kcr,crij->kcij", a, f)

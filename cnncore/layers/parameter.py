@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backends import select
+from ..backends.device import device_of
 from ..errors import CnncoreError, DTypeError, ShapeError
 from ..ops.writes import written
 
@@ -21,32 +21,32 @@ class Parameter:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        self.grad: Any = None
-        self._sum: Any = None  # `grad`, where this parameter made it itself, so that it may be added to in place
+        self.grad = None
+
+    @property
+    def grad(self) -> Any:
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Any) -> None:
+        self._grad, self._own = gradient, False  # whoever set it may hold it, so that it is never written to
 
     def accumulate(self, gradient: Any, own: bool = True) -> None:
         """Add a gradient. The first is kept as it is, so that one use of a layer costs no addition; one that somebody
         else may hold (`own` False) is never written to."""
-        if self.grad is None:
-            self.grad = gradient
+        if self._grad is None:
+            self._grad, self._own = gradient, own
         else:
-            target = (self.grad,) if self.grad is self._sum else None
-            self.grad, own = ops.add(self.grad, gradient, out=target)[0], True
-        self._sum = self.grad if own else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"value": self.value, "grad": self.grad, "_sum": None}
+            self._grad = ops.add(self._grad, gradient, out=(self._grad,) if self._own else None)[0]
+            self._own = True
 
     def __repr__(self) -> str:
         return f"Parameter(shape={tuple(self.value.shape)}, dtype={self.value.dtype})"
 
 
 def assign(target: Any, value: np.ndarray) -> None:
-    """Copy a host array into an array of the host or of a device."""
-    if select.on_device(target):
-        target.copy_to_device(np.ascontiguousarray(value))
-    else:
-        target[...] = value
+    """Copy a host array into an array, wherever it lives."""
+    device_of(target).write(target, value)
     written(target)
 
 

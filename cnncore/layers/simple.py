@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backends import native, select
+from ..backends.device import device_of
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
@@ -119,5 +119,5 @@ class Flatten(Layer):
         if len(shape) < 2:
             raise ShapeError(f"Flatten: x must be (N, ...) with at least 2 axes, got shape {shape}")
         # Features go map by map, whatever the memory format: a channels-last x is laid out anew first.
-        flat = x if select.on_device(x) else native.dense(x, channels_last=False)
+        flat = device_of(x).laid_out(x, channels_last=False)
         return flat.reshape(shape[0], math.prod(shape[1:])), ViewContext(lambda dy: dy.reshape(shape))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backends import select
+from ..backends.device import to_host
 from ..errors import CnncoreError
 from ..ops import geometry
 from ..ops.scalars import plain
@@ -73,7 +73,7 @@ class LPUnit(Layer):
 
     def norms(self) -> np.ndarray:
         """The learnt p of every result map. Gulcehre et al. 2013 found 3.4 +- 0.38 on MNIST."""
-        return 1 + np.logaddexp(select.to_host(self.rho.value), 0)
+        return 1 + np.logaddexp(to_host(self.rho.value), 0)
 
     def describe(self) -> str:
         return f"{len(self.norms())}, {_told(self.attrs)}"

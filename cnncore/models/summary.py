@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import native, select
+from ..backends import select
+from ..backends.device import device_of
 from ..backends.memory import POOL
 from ..layers import Branches, Layer, Sequential
 from ..layers.base import Drawing
@@ -119,8 +120,9 @@ def _memory(net: Layer, x: np.ndarray) -> Memory | None:
     before = POOL.watch()
     y, context = net.train().apply(x)
     kept = POOL.used - before
-    dy = native.empty(y.shape, y.dtype, native.is_channels_last(y))
-    dy.fill(0)
+    where = device_of(y)
+    dy = where.empty(y.shape, y.dtype, where.channels_last(y))
+    where.write(dy, np.zeros((), y.dtype))
     context.backward(dy, dx=False, last=True)
     training = POOL.mark - before
     del y, context, dy

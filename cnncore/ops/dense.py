@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import select
+from ..backends.device import to_host
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry
 from .op import MAX_AXES, Arrays, Case, Op, Spec, flops_free, register
@@ -139,7 +139,7 @@ def softmax_cross_entropy_rule(logits: Any, labels: Any, *, reduction: str = "me
 def softmax_cross_entropy_values(logits: Any, labels: Any) -> None:
     if 0 in labels.shape:
         return
-    found, k = select.to_host(labels), logits.shape[1]
+    found, k = to_host(labels), logits.shape[1]
     low, high = int(found.min()), int(found.max())
     if low < 0 or high >= k:
         raise CnncoreError(

@@ -26,6 +26,8 @@ from .scalars import finite
 LIMIT = 2**48  # elements of an array: more than any machine holds, and far from where 64-bit byte offsets wrap
 MOST = 2**31 - 1  # of a kernel, stride, padding or dilation: the product of two still fits 64 bits
 
+_AXIS_FILL = {"kernel": 1, "stride": 1, "dilation": 1, "begin": 0, "end": 0, "size": 1, "out": 1}  # of an axis too few
+
 
 @dataclass(frozen=True)
 class Window:
@@ -38,6 +40,11 @@ class Window:
     end: tuple[int, ...]
     size: tuple[int, ...]
     out: tuple[int, ...]
+
+    def c_struct(self) -> dict[str, tuple[int, ...]]:
+        """The fields of cc_window, filled up to three axes in front."""
+        missing = 3 - len(self.size)
+        return {name: (fill,) * missing + getattr(self, name) for name, fill in _AXIS_FILL.items()}
 
     @property
     def taps(self) -> int:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import select
+from ..backends.device import device_of, is_foreign
 from ..errors import BackendError, CnncoreError, DTypeError, ShapeError
 from .geometry import elements
 from .roles import MAP, Role
@@ -259,7 +260,7 @@ class Context:
         name = plan.op.name
         if plan.op.backward is None:
             raise CnncoreError(f"{name}: has no gradient")
-        dys = _gradients_above(plan, dys)
+        dys = _gradients_above(plan, dys, self.saved)
         mask = plan.differentiable
         if needs is not None:
             wanted = _names(name, needs, plan.names)
@@ -270,18 +271,18 @@ class Context:
             raise CnncoreError(f"{name}: out of memory: {error}") from error
 
 
-def _gradients_above(plan: Plan, dys: Arrays) -> Arrays:
+def _gradients_above(plan: Plan, dys: Arrays, saved: Arrays) -> Arrays:
     """One dy per output, checked."""
     name, outputs = plan.op.name, list(plan.spec.results.items())[: plan.op.outputs]
     if not dys and len(outputs) == 1 and outputs[0][1][0] == ():
-        dys = (plan.engine.full((), 1, plan.dtype),)
+        dys = (device_of(*saved).full((), 1, plan.dtype),)
     if len(dys) != len(outputs):
         told = ", ".join(output for output, _ in outputs)
         raise CnncoreError(f"{name}: backward takes a dy for each of its outputs ({told}), got {len(dys)}")
     checked = []
     for (output, (shape, kind)), dy in zip(outputs, dys, strict=True):
         if dy is None and len(outputs) > 1:
-            dy = plan.engine.full(shape, 0, kind or plan.dtype)
+            dy = device_of(*saved).full(shape, 0, kind or plan.dtype)
         about = "dy" if len(outputs) == 1 else f"dy for {output}"
         _check_array(name, about, dy)
         if tuple(dy.shape) != shape:
@@ -467,7 +468,7 @@ def _fill(op: Op, arrays: Arrays) -> Arrays:
 def _check_array(op: str, name: str, a: Any) -> None:
     # Subclasses are refused, since they change what operators do: a masked array would lose its mask in C, a matrix
     # multiplies by `*`. A memmap only lives elsewhere.
-    if not (type(a) is np.ndarray or isinstance(a, np.generic | np.memmap) or select.on_device(a)):
+    if not (type(a) is np.ndarray or isinstance(a, np.generic | np.memmap) or is_foreign(a)):
         raise DTypeError(f"{op}: {name} must be a NumPy array, got {type(a).__name__}")
 
 
@@ -478,7 +479,7 @@ def _check_out(plan: Plan, out: Any) -> None:
         raise CnncoreError(f"{op.name}: out must be a tuple with one array per output ({op.outputs})")
     for target, (name, (shape, _)) in zip(out, spec.results.items(), strict=False):
         _check_array(op.name, f"out for {name}", target)
-        if select.on_device(target) and engine.name != "cuda":
+        if is_foreign(target) and engine.name != "cuda":
             raise BackendError(f"{op.name}: out for {name} is on the CUDA device, {engine.name!r} computes")
         if tuple(target.shape) != shape:
             raise ShapeError(f"{op.name}: out for {name} must have shape {shape}, got {tuple(target.shape)}")
