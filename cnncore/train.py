@@ -24,8 +24,8 @@ from .layers.parameter import check_state
 from .loader import Augment, batches, channels_last
 from .metrics import Metric
 from .ops.geometry import integer
-from .ops.op import recording
 from .ops.random import check_key
+from .ops.recording import recording
 from .ops.scalars import finite
 from .optim import Optimizer
 from .paths import user_path

@@ -20,7 +20,8 @@ import numpy as np
 
 from cnncore.ops.contrast import blur
 from cnncore.ops.norm import box_sum
-from cnncore.ops.op import Op, registry, run
+from cnncore.ops.op import Op, run
+from cnncore.ops.registry import registry
 from cnncore.ops.roles import INDEX
 
 Arrays = tuple[Any, ...]

@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import Case, Op, run
+from cnncore.ops.op import Op, run
 from cnncore.ops.roles import INDEX, MAP, RANDOM
+from cnncore.ops.spec import Case
 
 DTYPES = (np.float32, np.float64)
 

@@ -16,8 +16,9 @@ from strategies import DTYPES, LAYOUTS, HypothesisDraw, cast, channels_last, edg
 
 from cnncore.backends import native, select
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
 from cnncore.ops.random import uniform
+from cnncore.ops.registry import registry
 from cnncore.ops.roles import DENSE, INDEX, MAP, RANDOM
 
 OPS = list(registry)

@@ -14,8 +14,10 @@ import cnncore as cc
 from cnncore.errors import CnncoreError
 from cnncore.layers import Chain, Conv2d, Join, Layer, Linear, Parameter, ReLU, Tanh
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import Case, Op, Spec, flops_free, registry
+from cnncore.ops.op import Op
+from cnncore.ops.registry import registry
 from cnncore.ops.roles import MAP
+from cnncore.ops.spec import Case, Spec, flops_free
 
 X = np.random.default_rng(0).standard_normal((4, 3, 7, 7)).astype(np.float32)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from strategies import HypothesisDraw, cast, examples
 
 from cnncore.errors import CnncoreError
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
+from cnncore.ops.registry import registry
 
 backends = pytest.mark.parametrize("backend", HOST_BACKENDS)
 OPS = list(registry)

@@ -21,7 +21,8 @@ from cnncore.errors import CnncoreError
 from cnncore.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, OpContext, ReLU
 from cnncore.ops import op
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
+from cnncore.ops.registry import registry
 
 SEEDS = range(100)
 WITH_GRADIENT = [name for name, op in registry.items() if op.backward is not None]

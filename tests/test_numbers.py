@@ -16,7 +16,8 @@ from strategies import DTYPES, HypothesisDraw, cast, examples
 
 import cnncore as cc
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
+from cnncore.ops.registry import registry
 from cnncore.ops.roles import INDEX, RANDOM
 
 OPS = list(registry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,8 @@ from engines import NATIVE, at_once
 import cnncore as cc
 from cnncore.errors import CnncoreError, DTypeError, ShapeError
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import MOST_PLANS, registry
+from cnncore.ops.op import MOST_PLANS
+from cnncore.ops.registry import registry
 
 RNG = np.random.default_rng(0)
 
@@ -139,24 +142,24 @@ def test_kernels_do_not_read_what_was_resized_since_forward(shape):
 
 @pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
 def test_kernels_get_the_addresses_of_their_arrays(tmp_path):
+    from cnncore.backends import native
     from cnncore.backends.launch import Launch, _address_reader
     from cnncore.backends.slots import Slot
 
     base = np.arange(48.0).reshape(2, 4, 6)
     file = np.memmap(tmp_path / "map", np.float64, "w+", shape=(3,))
     arrays = [base, base[1:, ::2, 3:], base.T, base[:0], np.array(2.0), np.asfortranarray(base), file, misaligned(base)]
-    launch = Launch("relu_forward", np.dtype(float), None, [Slot((), np.dtype(float), False)] * 2)
+    launch = Launch(native.current_isa(), "relu_forward", np.dtype(float), None, [Slot((), np.dtype(float), False)] * 2)
     for a in arrays:
-        assert launch.address(a) == a.__array_interface__["data"][0]
+        assert launch.addresses([a]) == [a.__array_interface__["data"][0]]
     asked = _address_reader(lambda address: [0])  # an object that is laid out in another way
-    assert [asked(a) for a in arrays] == [a.__array_interface__["data"][0] for a in arrays]
+    assert asked(arrays) == [a.__array_interface__["data"][0] for a in arrays]
 
 
 def test_plans_do_not_pile_up():
-    value, grad = np.ones(3, np.float32), np.ones(3, np.float32)
-    for step in range(3 * MOST_PLANS):
-        cc.ops.sgd_step(value, grad, grad, lr=1.0 / (step + 1))
-    assert 0 < len(registry["sgd_step"].plans) <= MOST_PLANS
+    for size in range(3 * MOST_PLANS):
+        cc.ops.relu(np.ones(size, np.float32))
+    assert 0 < len(registry["relu"].plans) <= MOST_PLANS
 
 
 def test_threads_share_a_plan_but_no_call():
@@ -174,3 +177,59 @@ def test_threads_share_a_plan_but_no_call():
 
     at_once(work, range(8))
     assert not wrong
+
+
+def calls_of(work):
+    """How many functions of cnncore are called; comprehensions and generators are none."""
+    inside, count = str(Path(cc.__file__).parent), 0
+
+    def profile(frame, event, arg):
+        nonlocal count
+        code = frame.f_code
+        count += event == "call" and code.co_filename.startswith(inside) and not code.co_name.startswith("<")
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.skipif(not NATIVE, reason="the C kernels are not built")
+def test_a_call_takes_few_steps():
+    w = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    first, second = (RNG.standard_normal((2, 3, size, size)).astype(np.float32) for size in (9, 37))
+    cc.ops.conv(first, w, padding=1, backend="c")  # modules are loaded, and what they found is known
+    assert calls_of(lambda: cc.ops.conv(second, w, padding=2, backend="c")) <= 50
+    assert calls_of(lambda: cc.ops.conv(second, w, padding=2, backend="c")) <= 10
+
+
+def test_a_rate_that_changes_makes_no_plan():
+    value, grad = np.ones(5, np.float32), np.ones(5, np.float32)
+    steps = {
+        "sgd_step": lambda k: cc.ops.sgd_step(value, grad, grad, lr=1 / k, momentum=1 - 1 / k, weight_decay=1 / k),
+        "adam_step": lambda k: cc.ops.adam_step(value, grad, grad, grad, lr=1 / k, step=k),
+    }
+    for name, step in steps.items():
+        op = registry[name]
+        op.plans.clear()
+        for k in range(1, 200):
+            got, context = step(k)
+            assert len(op.plans) == 1
+            with cc.use_backend("numpy"):
+                (right, *_), _ = step(k)
+            assert np.allclose(got[0], right, rtol=1e-5)
+            op.plans.pop(next(key for key in op.plans if key[0] == "numpy"))
+
+
+def test_numbers_that_change_are_checked_in_every_call():
+    value = np.ones(5, np.float32)
+    for _ in range(2):
+        cc.ops.sgd_step(value, value, value, lr=0.1)
+        with pytest.raises(CnncoreError, match="sgd_step: lr must be a finite number of at least 0|at least 0"):
+            cc.ops.sgd_step(value, value, value, lr=-0.1)
+        with pytest.raises(CnncoreError, match="sgd_step: got an unexpected keyword argument 'rate'"):
+            cc.ops.sgd_step(value, value, value, lr=0.1, rate=2)
+        with pytest.raises(CnncoreError, match="sgd_step: missing a required"):
+            cc.ops.sgd_step(value, value, value)

@@ -22,7 +22,8 @@ from cnncore.errors import CnncoreError
 from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, StochasticPool2d
 from cnncore.ops import op
 from cnncore.ops.domain import Draw
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
+from cnncore.ops.registry import registry
 
 ENGINES = [Engine("numpy"), *NATIVE, Engine("cuda")]
 engines = pytest.mark.parametrize("engine", ENGINES, ids=str)

@@ -16,7 +16,8 @@ from bounds import outputs_of
 from engines import NATIVE, Engine, to_host
 
 from cnncore.backends import select
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
+from cnncore.ops.registry import registry
 
 EPS = float(np.finfo(np.float32).eps)
 HOSTS = [*NATIVE, Engine("numpy")]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from engines import NATIVE
 
-from cnncore.ops.op import registry, run
+from cnncore.ops.op import run
+from cnncore.ops.registry import registry
 
 natives = pytest.mark.parametrize("engine", NATIVE, ids=str)
 

@@ -91,6 +91,7 @@ class CudaBackend:
     """See select.py for what a backend is. Raises BackendError where there is no Numba, and no GPU or simulator."""
 
     name = "cuda"
+    on_device = True
 
     def __init__(self) -> None:
         self._table = load_tables()
@@ -113,9 +114,12 @@ class CudaBackend:
     def channels_last(self, arrays: Arrays, roles: Any) -> bool:
         return False
 
-    def forward(self, plan: Any, arrays: Arrays, out: Any = None) -> Arrays:
+    def prepare(self, plan: Any) -> None:
+        return None
+
+    def forward(self, plan: Any, arrays: Arrays, out: Any = None, numbers: Any = None) -> Arrays:
         op, spec = plan.op, plan.spec
-        stay = any(is_foreign(a) for a, role in zip(arrays, op.roles(arrays), strict=True) if not role.drawn)
+        stay = any(is_foreign(a) for a, role in zip(arrays, plan.roles, strict=True) if not role.drawn)
         inputs = tuple(self._enter(a) for a in arrays)
         targets = (*(out or ()), *(None,) * (len(spec.results) - len(out or ())))
         results = []
@@ -124,7 +128,7 @@ class CudaBackend:
                 raise BackendError(f"{op.name}: out on the device must be C-contiguous, has strides {target.strides}")
             ours = op.elementwise and any(target is a for a in inputs)
             results.append(target if ours else self._empty(shape, plan.dtype if kind is None else kind))
-        self._table[op.kernel][0](spec.params, tuple(results), *inputs)
+        self._table[op.kernel][0](plan.params(numbers), tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
     def backward(self, plan: Any, needs: tuple[bool, ...], dys: Arrays, saved: Arrays, spare: bool = False) -> Arrays:

@@ -86,6 +86,16 @@ def is_foreign(a: Any) -> bool:
     return type(a) is not np.ndarray and (hasattr(a, "__cuda_array_interface__") or hasattr(a, "copy_to_host"))
 
 
+def foreign_signature(a: Any) -> Any:
+    """What a plan depends on of an argument that is no NumPy array: a device's, a key of randomness, None. Raises
+    TypeError for anything else."""
+    if a is None or type(a) is tuple:
+        return type(a)
+    if is_foreign(a):
+        return "cuda", tuple(a.shape), a.dtype
+    raise TypeError
+
+
 def device_of(*arrays: Any) -> Device:
     """Where arrays live: on the CUDA device if one of them does."""
     return cuda() if any(map(is_foreign, arrays)) else HOST

@@ -20,7 +20,8 @@ _KEY_AT = 8 + 2 * MAX_AXES * 8  # in cc_tensor
 
 
 def _address_reader(words: Any) -> Any:
-    """A function that gives the address of an array's first element. `words(i)`: the machine words from address i on.
+    """A function that gives the addresses of the first elements of arrays, 0 for what is none. `words(i)`: the machine
+    words from address i on.
 
     NumPy's arrays are an object's head and then that address (PyArrayObject of its C API). Asked in Python, an array
     makes a dictionary of all it knows: with cold caches 25 us of a call and its backward, in a loop 4 of 24. Whether
@@ -28,14 +29,15 @@ def _address_reader(words: Any) -> Any:
     """
     head = object.__basicsize__
 
-    def read(a: np.ndarray) -> int:
-        return int(words(id(a) + head)[0])
+    def read(arrays: list[Any]) -> list[int]:
+        return [words(id(a) + head)[0] if isinstance(a, np.ndarray) else 0 for a in arrays]
 
-    def ask(a: np.ndarray) -> int:
-        return int(a.__array_interface__["data"][0])
+    def ask(arrays: list[Any]) -> list[int]:
+        return [a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else 0 for a in arrays]
 
     whole = np.arange(6.0).reshape(2, 3)
-    return read if all(read(a) == ask(a) for a in (whole, whole[1:, 1:])) else ask
+    tried = [whole, whole[1:, 1:]]
+    return read if read(tried) == ask(tried) else ask
 
 
 @functools.cache
@@ -54,23 +56,23 @@ def _found(isa: str, kernel: str) -> tuple[Any, Any, Any, Any, list[str]]:
     return ffi, _address(isa), function, record, names
 
 
-def _c_value(value: Any) -> Any:
-    """A parameter as cffi takes it: numbers as they are, a window as the fields of its struct."""
-    return value.c_struct() if hasattr(value, "c_struct") else value
-
-
 class Launch:
-    """A kernel of the current instruction set with its parameters and slots: all of a call but where the arrays lie.
+    """A kernel of an instruction set with its parameters and slots: all of a call but where the arrays lie.
 
     slots: of its arguments in their order; a list of them where it takes any number, None where one is left out.
-    spare: the number of the argument that may be overwritten.
+    spare: the number of the argument that may be overwritten. changing: a call may bring numbers of its own.
     """
 
-    def __init__(self, kernel: str, dtype: np.dtype, params: Any, slots: list[Any], spare: int | None = None) -> None:
-        self.ffi, self.address, self.function, record, fields = _found(current_isa(), f"{kernel}_{SUFFIX[dtype]}")
-        self.null = self.params = self.ffi.NULL
-        if fields:
-            self.params = self.ffi.new(record, {name: _c_value(getattr(params, name)) for name in fields})
+    def __init__(
+        self, isa: str, kernel: str, dtype: np.dtype, params: Any, slots: list[Any], spare: int | None = None,
+        changing: bool = False,
+    ) -> None:  # fmt: skip
+        self.ffi, self.addresses, self.function, self.record, fields = _found(isa, f"{kernel}_{SUFFIX[dtype]}")
+        self.null = self.ffi.NULL
+        values = {name: getattr(params, name) for name in fields}
+        self.values = {name: v.c_struct() if hasattr(v, "c_struct") else v for name, v in values.items()}
+        self.changing = changing
+        self.params = self.ffi.new(self.record, self.values) if self.values else self.null
         self.tensors = b""
         self.pointers: list[int | None] = []  # of the arguments, to the tensors
         for number, slot in enumerate(slots):
@@ -80,17 +82,19 @@ class Launch:
         self.places = range(0, len(self.tensors), _TENSOR.size)
         self.frames: list[tuple[bytearray, list[Any]]] = []  # those that no call uses
 
-    def __call__(self, arrays: list[Any]) -> None:
+    def __call__(self, arrays: list[Any], numbers: dict[str, float] | None = None) -> None:
         """Run it on one array per slot, dense as the slot says, or None for nothing there."""
         try:
             packed, given = self.frames.pop()
         except IndexError:
             packed, given = self._frame()
-        for at, a in zip(self.places, arrays, strict=True):
-            if isinstance(a, np.ndarray):
-                _ADDRESS.pack_into(packed, at, self.address(a))
-            elif a is not None:
+        for at, a, address in zip(self.places, arrays, self.addresses(arrays), strict=True):
+            if address:
+                _ADDRESS.pack_into(packed, at, address)
+            elif isinstance(a, Uniforms):
                 _KEY.pack_into(packed, at + _KEY_AT, *a.key)
+        for name, value in (numbers or {}).items():
+            setattr(given[-1], name, value)
         wanted = self.function(*given, self.null)
         if wanted:
             scratch: Any = memory.POOL.block(wanted)  # of the pool, so that a step's arrays take the place over
@@ -103,13 +107,14 @@ class Launch:
         """All tensors, and what the kernel is given but scratch: pointers to them, and its parameters."""
         packed = bytearray(self.tensors)
         tensors = self.ffi.from_buffer("cc_tensor[]", packed)
-        return packed, [*(self.null if at is None else tensors + at for at in self.pointers), self.params]
+        params = self.ffi.new(self.record, self.values) if self.changing else self.params  # a call's own numbers
+        return packed, [*(self.null if at is None else tensors + at for at in self.pointers), params]
 
 
 @functools.lru_cache(256)
 def _relayout(isa: str, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Launch:
     kinds = [slot_of(shape, dtype, last) for last in (channels_last, not channels_last)]
-    return Launch("relayout", dtype, None, kinds)
+    return Launch(isa, "relayout", dtype, None, kinds)
 
 
 def dense(a: np.ndarray, channels_last: bool) -> np.ndarray:

@@ -108,14 +108,17 @@ class Pool:
                 found = address, segment
             else:
                 self._add(address, freed, segment)
-                self._shrink(SLACK * self.most)
+                if self.held > SLACK * self.most:
+                    self._shrink(SLACK * self.most)
         return found
 
     def _take(self, size: int) -> tuple[int, Segment]:
         """A block for use."""
         at = bisect.bisect_left(self._free, (size,))
         if at == len(self._free):
-            self._shrink(SLACK * max(self.most, self._used + size) - size)
+            most = SLACK * max(self.most, self._used + size) - size
+            if self.held > most:
+                self._shrink(most)
             return self._grow(size)
         whole, address, segment = self._free[at]
         self._remove(address)

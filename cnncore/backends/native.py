@@ -8,6 +8,7 @@ gradients come out in it. An array in another layout, with gaps, or not aligned 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,56 +41,51 @@ __all__ = [
 ]
 
 
-class Forward(NamedTuple):
-    """What a plan's forward launches: None where there is nothing to compute."""
+class Run(NamedTuple):
+    """What one direction of a plan launches on one instruction set."""
 
-    launch: Launch | None
-    results: list[Slot]
-    copied: list[tuple[int, Slot]]  # of the arguments, those that a kernel cannot take as they lie
-
-
-class Backward(NamedTuple):
-    """What a plan's backward launches for certain gradients: None where there is nothing to compute."""
-
-    launch: Launch | None
-    gradients: list[tuple[int, Slot | None]]  # of which argument; None where it is not wanted
-    read: list[Slot | None]
+    launch: Launch | None  # None where there is nothing to compute
+    made: Sequence[tuple[int, Slot | None]]  # what it writes: results, or gradients of which argument; None: not wanted
+    read: Sequence[tuple[int, Slot]]  # of the arrays that it reads, those that are looked at in every call
 
 
-def _slots(plan: Any) -> tuple[list[Slot | None], list[Slot]]:
-    """Of the arguments and of the results."""
-    arguments: list[Slot | None] = []
-    for given, role in zip(plan.inputs, plan.op.roles(plan.inputs), strict=True):
-        shape = plan.spec.random if role.drawn else given
-        last = plan.channels_last and (role.maps or role.drawn)
-        arguments.append(None if shape is None else slot_of(shape, role.dtype or plan.dtype, last))
-    kinds = plan.spec.results.values()
-    return arguments, [slot_of(shape, np.dtype(kind or plan.dtype), plan.channels_last) for shape, kind in kinds]
+class Work:
+    """What is kept for calls of a plan: the slots of its arguments and results, and what was launched, by instruction
+    set, wanted gradients (None: forward) and whether dy is spare."""
 
+    def __init__(self, plan: Any) -> None:
+        self.arguments: list[Slot | None] = []
+        for given, role in zip(plan.inputs, plan.roles, strict=True):
+            shape = plan.spec.random if role.drawn else given
+            last = plan.channels_last and (role.maps or role.drawn)
+            self.arguments.append(None if shape is None else slot_of(shape, role.dtype or plan.dtype, last))
+        kinds = plan.spec.results.values()
+        self.results = [slot_of(shape, np.dtype(kind or plan.dtype), plan.channels_last) for shape, kind in kinds]
+        self.runs: dict[Any, Run] = {}
 
-def _forward(plan: Any, arrays: Any) -> Forward:
-    op, (arguments, results) = plan.op, _slots(plan)
-    copied = [(i, slot) for i, slot in enumerate(arguments) if slot and ready(slot, arrays[i]) is not arrays[i]]
-    if not any(slot.size for slot in results):
-        return Forward(None, results, copied)
-    slots = [*results, arguments] if op.variadic else [*results, *arguments]
-    return Forward(Launch(f"{op.kernel}_forward", plan.dtype, plan.spec.params, slots), results, copied)
+    def forward(self, isa: str, plan: Any, arrays: Any) -> Run:
+        """The arguments that lie as a kernel takes them are not looked at again: those of like calls lie so, too."""
+        copied = [(i, s) for i, s in enumerate(self.arguments) if s and ready(s, arrays[i]) is not arrays[i]]
+        made = list(enumerate(self.results))
+        if not any(slot.size for slot in self.results):
+            return Run(None, made, copied)
+        slots = [*self.results, self.arguments] if plan.op.variadic else [*self.results, *self.arguments]
+        changing = plan.op.changing is not None
+        return Run(Launch(isa, f"{plan.op.kernel}_forward", plan.dtype, plan.spec.params, slots, changing=changing),
+                   made, copied)  # fmt: skip
 
-
-def _backward(plan: Any, needs: tuple[bool, ...], spare: bool) -> Backward:
-    op, (arguments, results) = plan.op, _slots(plan)
-    above = results[: op.outputs]
-    read = [*above, *[(*arguments, *results)[place] for place in plan.saved]]
-    places = [i for i, role in enumerate(op.roles(arguments)) if role.gradient]
-    wanted = [arguments[i] if needs[i] else None for i in places]
-    gradients = list(zip(places, wanted, strict=True))
-    if not any(needs) or not all(slot.size for slot in above):  # kernels divide by the lengths of what they are given
-        return Backward(None, gradients, read)
-    slots = [arguments, *read] if op.variadic else [*wanted, *read]
-    launch = Launch(
-        f"{op.kernel}_backward", plan.dtype, plan.spec.params, slots, len(slots) - len(read) if spare else None
-    )
-    return Backward(launch, gradients, read)
+    def backward(self, isa: str, plan: Any, needs: tuple[bool, ...], spare: bool) -> Run:
+        op, above = plan.op, self.results[: plan.op.outputs]
+        read = [*above, *[(*self.arguments, *self.results)[place] for place in plan.saved]]
+        made = [(i, self.arguments[i] if needs[i] else None) for i, role in enumerate(plan.roles) if role.gradient]
+        looked = [(i, slot) for i, slot in enumerate(read) if slot]
+        if not any(needs) or not all(
+            slot.size for slot in above
+        ):  # kernels divide by the lengths of what they are given
+            return Run(None, made, looked)
+        slots = [self.arguments, *read] if op.variadic else [*[slot for _, slot in made], *read]
+        place = len(slots) - len(read) if spare else None
+        return Run(Launch(isa, f"{op.kernel}_backward", plan.dtype, plan.spec.params, slots, place), made, looked)
 
 
 def _targets(op: Any, out: Any, slots: list[Slot], arrays: Any) -> list[np.ndarray]:
@@ -125,6 +121,8 @@ class NativeBackend:
     """The protocol of select.py on the C kernels."""
 
     name = "c"
+    on_device = False
+    prepare = Work
 
     def __init__(self) -> None:
         current_isa()  # raises where there is nothing to run
@@ -139,17 +137,20 @@ class NativeBackend:
                 return is_channels_last(a)
         return False
 
-    def forward(self, plan: Any, arrays: Any, out: Any = None) -> tuple[Any, ...]:
-        isa = current_isa()
-        if isa not in plan.launches:
-            plan.launches[isa] = _forward(plan, arrays)
-        launch, slots, copied = plan.launches[isa]
+    def forward(self, plan: Any, arrays: Any, out: Any = None, numbers: Any = None) -> tuple[Any, ...]:
+        isa, work = current_isa(), plan.work
+        key = isa, None, False
+        run = work.runs.get(key)
+        if run is None:
+            run = work.runs[key] = work.forward(isa, plan, arrays)
         read = list(arrays)
-        for i, slot in copied:
+        for i, slot in run.read:
             read[i] = ready(slot, read[i])
-        results = [slot.empty() for slot in slots] if out is None else _targets(plan.op, out, slots, arrays)
-        if launch is not None:
-            launch([*results, *read])
+        results = (
+            [slot.empty() for slot in work.results] if out is None else _targets(plan.op, out, work.results, arrays)
+        )
+        if run.launch is not None:
+            run.launch([*results, *read], numbers)
         for i, target in enumerate(out or ()):
             if results[i] is not target:
                 target[...] = results[i]
@@ -157,20 +158,22 @@ class NativeBackend:
         return tuple(results)
 
     def backward(self, plan: Any, needs: Any, dys: Any, saved: Any, spare: bool = False) -> tuple[Any, ...]:
-        key = current_isa(), needs, spare
-        if key not in plan.launches:
-            plan.launches[key] = _backward(plan, needs, spare)
-        launch, slots, known = plan.launches[key]
-        read = [slot and ready(slot, a) for slot, a in zip(known, (*dys, *saved), strict=True)]
-        count = plan.op.outputs
+        isa, work = current_isa(), plan.work
+        key = isa, needs, spare
+        run = work.runs.get(key)
+        if run is None:
+            run = work.runs[key] = work.backward(isa, plan, needs, spare)
+        read = [*dys, *saved]
+        for i, slot in run.read:
+            read[i] = ready(slot, read[i])
         if not spare and all(a is not dy for a, dy in zip(read, dys, strict=False)):  # copies are ours
-            return self.backward(plan, needs, tuple(read[:count]), saved, spare=True)
+            return self.backward(plan, needs, tuple(read[: len(dys)]), saved, spare=True)
         gradients: list[Any] = [None] * len(needs)
-        for i, slot in slots:
+        for i, slot in run.made:
             if slot is not None:
                 gradients[i] = read[0] if spare and plan.op.elementwise else slot.empty()
-        if launch is not None:
-            launch([*[gradients[i] for i, _ in slots], *read])
+        if run.launch is not None:
+            run.launch([*[gradients[i] for i, _ in run.made], *read])
         else:
             for gradient in gradients:
                 if gradient is not None:

@@ -5,7 +5,9 @@ A backend is an object with
     name                                     "numpy", "c" or "cuda"
     missing(op)                              why it cannot compute the op, or None
     channels_last(arrays, roles)             whether it runs a call on these arrays channels last
-    forward(plan, arrays, out)               all results, in the order of the plan's spec
+    on_device                                whether it computes on the CUDA device's arrays
+    prepare(plan)                            what it keeps for calls of a plan, as `plan.work`
+    forward(plan, arrays, out, numbers)      all results, in the order of the plan's spec; numbers: see `Op.changing`
     backward(plan, needs, dys, saved, spare) a gradient or None per array argument; spare dys may be overwritten
     uniform(key, shape, dtype)               Philox uniforms
     random(key, shape, dtype)                what its forward takes in their place: the same, or a note to draw them
@@ -42,6 +44,7 @@ class NumPyBackend:
     """
 
     name = "numpy"
+    on_device = False
 
     def missing(self, op: Any) -> str | None:
         return None
@@ -49,10 +52,13 @@ class NumPyBackend:
     def channels_last(self, arrays: Any, roles: Any) -> bool:
         return False
 
-    def forward(self, plan: Any, arrays: Any, out: Any = None) -> tuple[Any, ...]:
+    def prepare(self, plan: Any) -> None:
+        return None
+
+    def forward(self, plan: Any, arrays: Any, out: Any = None, numbers: Any = None) -> tuple[Any, ...]:
         # NumPy turns 0-d results into scalars; asarray turns them back into arrays.
         with np.errstate(all="ignore"):
-            results = tuple(np.asarray(result) for result in plan.op.forward(plan.spec.params, *arrays))
+            results = tuple(np.asarray(result) for result in plan.op.forward(plan.params(numbers), *arrays))
         if out is None:
             return results
         for target, value in zip(out, results, strict=False):
@@ -112,7 +118,7 @@ def _warn_once(reason: str) -> None:
 def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
     """The backend that computes this call."""
     name = name or chosen()
-    device = any(map(is_foreign, arrays))
+    device = any(a is not None and type(a) is not np.ndarray and is_foreign(a) for a in arrays)
     if name == "auto":
         if device:
             name = "cuda"
@@ -122,7 +128,7 @@ def engine(op: Any, name: str | None, arrays: tuple[Any, ...]) -> Any:
                 _warn_once(reason)
             return load("numpy") if reason or load("c").missing(op) else load("c")
     backend = load(name)
-    if device and name != "cuda":
+    if device and not backend.on_device:
         raise BackendError(f"{op.name}: the arrays are on the CUDA device, backend={name!r} was asked for")
     reason = backend.missing(op)
     if reason:

@@ -39,6 +39,7 @@ class Slot:
     __slots__ = ("dtype", "extent", "last", "shape", "size", "strides")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> None:
+        channels_last = channels_last and len(shape) > 2
         self.shape, self.dtype, self.last = shape, dtype, channels_last
         lengths = (*shape[:2], *(1,) * (MAX_AXES - len(shape)), *shape[2:])
         strides, step = [0] * MAX_AXES, 1
@@ -58,9 +59,7 @@ class Slot:
         return a
 
 
-@functools.lru_cache(4096)
-def slot_of(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Slot:
-    return Slot(shape, dtype, channels_last and len(shape) > 2)
+slot_of = functools.lru_cache(4096)(Slot)
 
 
 def empty(shape: tuple[int, ...], dtype: Any, channels_last: bool) -> np.ndarray:

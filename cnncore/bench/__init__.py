@@ -15,7 +15,8 @@ import numpy as np
 
 from ..backends.launch import dense
 from ..errors import CnncoreError
-from ..ops.op import Arrays, Context, Cost, run
+from ..ops.op import Context, run
+from ..ops.spec import Arrays, Cost
 from .measure import Peaks, Time, peaks, timed
 from .problems import Problem, first_samples, problems_of
 from .versions import versions

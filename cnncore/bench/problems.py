@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError
-from ..ops.op import Arrays, Op, registry
+from ..ops.op import Op
+from ..ops.registry import registry
 from ..ops.roles import Role
+from ..ops.spec import Arrays
 
 SHAPE = (64, 96, 32, 32)
 COLUMNS = ["name", "N", "C", "K", "image", "kernel", "stride", "pad", "groups"]

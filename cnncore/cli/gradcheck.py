@@ -15,7 +15,8 @@ from ..errors import CnncoreError
 from ..gradcheck import gradcheck
 from ..gradcheck_report import Report
 from ..ops.domain import Draw
-from ..ops.op import Op, registry
+from ..ops.op import Op
+from ..ops.registry import registry
 from ..progress import Progress
 from ..tables import print_table
 from .common import add_command, available, print_json, require

@@ -16,7 +16,9 @@ from ..backends.memory import POOL
 from ..layers import Branches, Layer, Sequential
 from ..layers.base import Drawing
 from ..loader import channels_last
-from ..ops import op
+from ..ops.op import run
+from ..ops.recording import Call, recording
+from ..ops.registry import registry
 from ..tables import html_table
 from ..train import evaluating
 
@@ -114,7 +116,7 @@ def summary(net: Layer, shape: Sequence[int]) -> Summary:
 
 
 def _memory(net: Layer, x: np.ndarray) -> Memory | None:
-    if select.engine(op.registry["relu"], None, (x,)).name != "c":
+    if select.engine(registry["relu"], None, (x,)).name != "c":
         return None
     net.zero_grad()
     before = POOL.watch()
@@ -156,11 +158,11 @@ def _walk(layer: Layer, name: str, x: Any, rows: list[Row], counted: set[int]) -
         ends = [
             _walk(path, f"{name}.{key}" if name else key, x, rows, counted) for key, path in layer.children().items()
         ]
-        with op.recording() as calls:
-            y, _ = op.run(op.registry[layer.join], tuple(ends), {})
+        with recording() as calls:
+            y, _ = run(registry[layer.join], tuple(ends), {})
         rows.append(_row(f"{name} {layer.join}".strip(), y, [], calls))
         return y
-    with op.recording() as calls:
+    with recording() as calls:
         y, _ = layer.apply(x)
     own = [p for p in layer.parameters().values() if id(p) not in counted]
     counted.update(map(id, own))
@@ -168,6 +170,6 @@ def _walk(layer: Layer, name: str, x: Any, rows: list[Row], counted: set[int]) -
     return y
 
 
-def _row(name: str, y: Any, parameters: list[Any], calls: list[op.Call]) -> Row:
+def _row(name: str, y: Any, parameters: list[Any], calls: list[Call]) -> Row:
     count = sum(math.prod(p.value.shape) for p in parameters)
     return Row(name, tuple(y.shape), count, sum(c.flops for c in calls), sum(c.bytes for c in calls))

@@ -10,9 +10,11 @@ import numpy as np
 
 from ..errors import CnncoreError, DTypeError, ShapeError
 from . import domain, geometry
-from .op import Arrays, Case, Op, Spec, register
+from .op import Op
 from .pointwise import relu_backward, relu_forward
+from .registry import register
 from .roles import DENSE, MAP
+from .spec import Arrays, Case, Spec
 from .sums import total
 
 ALGORITHMS = ("auto", "direct", "winograd")  # numbered as in csrc/conv_winograd.h

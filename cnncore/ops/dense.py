@@ -11,8 +11,10 @@ import numpy as np
 from ..backends.device import to_host
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry
-from .op import MAX_AXES, Arrays, Case, Op, Spec, flops_free, register
+from .op import Op
+from .registry import register
 from .roles import DENSE, INDEX, MAP
+from .spec import MAX_AXES, Arrays, Case, Spec, flops_free
 from .sums import product, total
 
 # --- linear ---

@@ -125,6 +125,10 @@ def _is_list(value: Any) -> bool:
 
 def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
     """An int, or one per spatial axis, as one per axis; each at least `least`."""
+    if type(value) is int and least <= value <= MOST:
+        return (value,) * rank
+    if type(value) is tuple and len(value) == rank and all(type(v) is int and least <= v <= MOST for v in value):
+        return value
     if _is_list(value):
         if len(value) != rank:
             raise ShapeError(f"{op}: {name} must have one integer per spatial axis ({rank}), got {value!r}")
@@ -134,7 +138,7 @@ def per_axis(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int
 
 def _padding(op: str, padding: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(begin, end) from an int, one int per axis, or a (begin, end) pair per axis."""
-    if _is_list(padding) and len(padding) == rank:
+    if type(padding) is not int and _is_list(padding) and len(padding) == rank:
         pairs = [p if _is_list(p) and len(p) == 2 else (p, p) for p in padding]
         return (
             tuple(integer(op, "padding", p[0], 0) for p in pairs),

@@ -14,8 +14,10 @@ import numpy as np
 
 from ..errors import ShapeError
 from . import domain, geometry
-from .op import Arrays, Case, Op, Spec, register
+from .op import Op
+from .registry import register
 from .roles import MAP
+from .spec import Arrays, Case, Spec
 
 LEAST_K = float(np.finfo(np.float32).tiny)  # so that no divisor is 0, in either dtype
 

@@ -1,4 +1,4 @@
-"""The Op record, the registry, and how one call runs: check, choose a backend, compute, keep what backward reads.
+"""The Op record, and how one call runs: check, choose a backend, compute, keep what backward reads.
 
     y, ctx = op(*arrays, backend=None, out=None, **attributes)
     grads = ctx.backward(dy, needs=None)      # one dy per output
@@ -8,76 +8,34 @@ returns a `Spec`: the parameters every backend computes from and the shapes of e
 are the NumPy definition; kernels in C (`<name>_forward_f32`, ...) and CUDA are found by the op's name.
 
 What shapes, types and attributes decide is worked out once, and kept as a `Plan` for the calls that are like it: behind
-a kernel that went through all of the cache, Python's checks took 0.2 ms, 10 % of the time of a pool of 25 MB.
+a kernel that went through all of the cache, Python's checks took 0.2 ms, 10 % of the time of a pool of 25 MB. Numbers
+that change from call to call (a rate, a step) travel with the call.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import inspect
-import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..backends import select
-from ..backends.device import device_of, is_foreign
-from ..errors import BackendError, CnncoreError, DTypeError, ShapeError
+from ..backends.device import device_of, foreign_signature
+from ..errors import CnncoreError, DTypeError, ShapeError
+from . import checks
 from .geometry import elements
+from .recording import Call, recorded
 from .roles import MAP, Role
+from .spec import Arrays, Case, Cost, Shape, Spec, shapes_text
 from .writes import written
 
-MAX_AXES = 5  # (N, C, D, H, W)
-MOST_PLANS = 64  # of an op: more than a network has; a schedule may give new attributes at every step
-
-Arrays = tuple[Any, ...]
-Shape = tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Spec:
-    """What the rule of an op says of a call. It reads shapes, types and attributes, never what arrays hold.
-
-    params: read by every backend; its names and types are the fields of the op's C parameter struct.
-    results: name -> (shape, dtype) of what forward returns, outputs first, then extras that only backward reads.
-        A dtype of None stands for the dtype of the float arguments.
-    random: the shape of the uniforms `u`, for ops that draw.
-    """
-
-    params: SimpleNamespace
-    results: dict[str, tuple[Shape, Any]]
-    random: Shape | None = None
-
-    def __repr__(self) -> str:
-        results = zip(self.results, (shape for shape, _ in self.results.values()), strict=True)
-        return f"Spec({', '.join(vars(self.params))} -> {', '.join(f'{name} {_shapes([s])}' for name, s in results)})"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One drawn problem: arrays in float64, and attributes. Every kink of the op is farther than `gap` from it."""
-
-    arrays: Arrays
-    attrs: dict[str, Any]
-    gap: float = math.inf
-
-    def __repr__(self) -> str:
-        return f"Case({_shapes(map(_shape, self.arrays))}, {self.attrs}, gap={self.gap:.3g})"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs, and the least bytes that must move: every input read once and every result written once."""
-
-    flops: int
-    bytes: int
+MOST_PLANS = 64  # of an op: more than a network has
 
 
 @dataclass(frozen=True)
@@ -93,6 +51,8 @@ class Op:
     domain: Callable[[Any], Case]  # domain(draw) -> a Case; `draw` is a `domain.Draw`
     flops: Callable[[Spec, Arrays], tuple[int, int]]  # (forward, backward)
     values: Callable[..., None] = lambda *arrays: None  # values(*arrays) raises for what they must not hold
+    changing: Callable[..., dict[str, float]] | None = None  # of attributes that change from call to call: the numbers
+    # among the Spec's params that they decide, checked; its keyword arguments are these attributes
     outputs: int = 1  # how many of the results are the user's
     elementwise: bool = False  # kernels read all elements i before they write any: `out` may be an argument, dx dy
     kernels_of: str = (
@@ -107,7 +67,26 @@ class Op:
         """What users call: the rule's signature and docstring, plus `backend`; its attribute `op` is this record."""
 
         def call(*arrays: Any, backend: str | None = None, out: Any = None, **attrs: Any) -> tuple[Any, Context]:
-            return run(self, arrays, attrs, backend, out)
+            plan, numbers = self._plan(arrays, attrs, backend)
+            arrays += (None,) * (len(plan.names) - len(arrays))
+            self.values(*arrays)
+            if out is not None:
+                checks.check_out(plan, out)
+                for target in out:
+                    written(target)
+            try:
+                if plan.drawn is not None:
+                    arrays = checks.with_uniforms(plan, arrays)
+                if plan.large:
+                    np.empty(plan.size, np.uint8)
+                results = plan.engine.forward(plan, arrays, out, numbers)
+            except MemoryError as error:
+                raise CnncoreError(f"{self.name}: out of memory: {error}") from error
+            if (calls := recorded.get()) is not None:
+                calls.append(Call(self.name, self.flops(plan.spec, arrays)[0], plan.size))
+            known = (*arrays, *results)
+            context = Context(plan, tuple([known[place] for place in plan.saved]))
+            return (results[0] if self.outputs == 1 else tuple(results[: self.outputs])), context
 
         signature = inspect.signature(self.rule)
         keyword = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -119,7 +98,7 @@ class Op:
         call.op = self  # type: ignore[attr-defined]
         return call
 
-    @property
+    @functools.cached_property
     def kernel(self) -> str:
         """The name that kernels are found by."""
         return self.kernels_of or self.name
@@ -143,20 +122,22 @@ class Op:
         """Plans of calls, by what tells them apart."""
         return {}
 
+    def columns(self, arrays: Arrays) -> tuple[tuple[str, ...], tuple[Role, ...]]:
+        """A name and a role for every array argument; `*xs` become xs0, xs1, ..."""
+        if not self.variadic:
+            return self._columns
+        (name,) = self.arrays
+        return tuple(f"{name}{i}" for i in range(len(arrays))), (MAP,) * len(arrays)
+
     def names(self, arrays: Arrays) -> tuple[str, ...]:
-        """A name for every array argument; `*xs` become xs0, xs1, ..."""
-        if self.variadic:
-            return tuple(f"{next(iter(self.arrays))}{i}" for i in range(len(arrays)))
-        return self._columns[0]
+        return self.columns(arrays)[0]
 
     def roles(self, arrays: Arrays) -> tuple[Role, ...]:
-        return (MAP,) * len(arrays) if self.variadic else self._columns[1]
+        return self.columns(arrays)[1]
 
     def differentiable(self, arrays: Arrays) -> tuple[bool, ...]:
         """Which array arguments have a gradient."""
-        if self.backward is None:
-            return (False,) * len(arrays)
-        return tuple([a is not None and r.gradient for a, r in zip(arrays, self.roles(arrays), strict=True)])
+        return _differentiable(self, arrays, self.roles(arrays))
 
     def cost(self, spec: Spec, arrays: Arrays, dtype: Any) -> tuple[Cost, Cost]:
         """(forward, backward) cost of one call."""
@@ -177,18 +158,52 @@ class Op:
         forward, backward = self.flops(spec, arrays)
         return Cost(forward, inputs + results), Cost(backward, output + saved + gradients)
 
+    @functools.cached_property
+    def _changing(self) -> frozenset[str]:
+        """The attributes that change from call to call."""
+        return frozenset(inspect.signature(self.changing).parameters) if self.changing else frozenset()
 
-@dataclass(slots=True)
+    def _plan(self, arrays: Arrays, attrs: dict[str, Any], backend: str | None) -> tuple[Plan, dict[str, float] | None]:
+        """The plan of a call, that of an earlier one if there was one like it; and the numbers that change."""
+        fixed, numbers = attrs, None
+        if self.changing is not None:
+            given = {name: value for name, value in attrs.items() if name in self._changing}
+            fixed = {name: value for name, value in attrs.items() if name not in self._changing}
+            try:
+                numbers = self.changing(**given)
+            except TypeError as error:
+                raise checks.explained(self, arrays, attrs) or error from None
+        try:
+            signature = [
+                (a.shape, a.strides, a.dtype, a.flags.aligned) if type(a) is np.ndarray else foreign_signature(a)
+                for a in arrays
+            ]
+            key = (backend or select.chosen(), *signature, *fixed.items())
+            plan = self.plans.get(key)
+        except TypeError:  # what no plan is kept for, or an attribute that may change, as lists may
+            return _new_plan(self, arrays, attrs, fixed, backend), numbers
+        # True == 1 == 1.0, but not all three are a kernel's size: attributes must be the very same.
+        if plan is None or not all(map(operator.is_, fixed.values(), plan.attrs)):
+            plan = _new_plan(self, arrays, attrs, fixed, backend)
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
+            self.plans[key] = plan
+        return plan, numbers
+
+
+@dataclass(slots=True, kw_only=True)
 class Plan:
     """All of a call that its op, attributes, and its arrays' shapes, types and strides decide; calls share it.
 
-    attrs: the attributes' values.
+    attrs: the attributes' values, but those that change.
     dtype: that of the float arguments; `inputs`: the shapes of all array arguments, None where left out.
     channels_last: whether the call's feature maps lie channels last in memory. Backward keeps to it, since arrays of
         one pixel, all that a global pool's backward may see, do not tell.
     saved: the places of what backward reads among the arguments and, behind them, the results.
-    size: bytes of all results.
-    launches: what the backend keeps for such calls.
+    drawn: the place of the randomness among the arguments.
+    size: bytes of all results. large: so many that they are asked for first, so that MemoryError is raised now, and not
+        after minutes of work, where they can never fit. (An input may be endless: an array of stride 0.)
+    work: what the backend keeps for such calls.
     """
 
     op: Op
@@ -196,17 +211,24 @@ class Plan:
     engine: Any  # the backend; the one that computes forward computes backward too
     attrs: tuple[Any, ...]
     names: tuple[str, ...]
+    roles: tuple[Role, ...]
     dtype: Any
     inputs: tuple[Shape | None, ...]
     channels_last: bool
     differentiable: tuple[bool, ...]
     saved: tuple[int, ...]
+    drawn: int | None
     size: int
-    launches: dict[Any, Any] = field(default_factory=dict)
+    large: bool
+    work: Any = None
 
     def __repr__(self) -> str:
-        results = _shapes(shape for shape, _ in self.spec.results.values())
-        return f"Plan({self.op.name} on {self.engine.name}: {_shapes(self.inputs)} -> {results}, {self.dtype})"
+        results = shapes_text(shape for shape, _ in self.spec.results.values())
+        return f"Plan({self.op.name} on {self.engine.name}: {shapes_text(self.inputs)} -> {results}, {self.dtype})"
+
+    def params(self, numbers: dict[str, float] | None) -> SimpleNamespace:
+        """The parameters of one call."""
+        return self.spec.params if numbers is None else SimpleNamespace(**{**vars(self.spec.params), **numbers})
 
 
 @dataclass(slots=True)
@@ -217,8 +239,8 @@ class Context:
     saved: Arrays
 
     def __repr__(self) -> str:
-        inputs = _shapes(self.plan.inputs)
-        return f"Context({self.op.name} on {self.backend}: {inputs} -> {_shapes([self.shape])}, {self.dtype})"
+        inputs = shapes_text(self.plan.inputs)
+        return f"Context({self.op.name} on {self.backend}: {inputs} -> {shapes_text([self.shape])}, {self.dtype})"
 
     @property
     def op(self) -> Op:
@@ -263,7 +285,7 @@ class Context:
         dys = _gradients_above(plan, dys, self.saved)
         mask = plan.differentiable
         if needs is not None:
-            wanted = _names(name, needs, plan.names)
+            wanted = checks.names_among(name, needs, plan.names)
             mask = tuple([d and n in wanted for n, d in zip(plan.names, mask, strict=True)])
         try:
             return tuple(plan.engine.backward(plan, mask, dys, self.saved, spare))
@@ -284,7 +306,7 @@ def _gradients_above(plan: Plan, dys: Arrays, saved: Arrays) -> Arrays:
         if dy is None and len(outputs) > 1:
             dy = device_of(*saved).full(shape, 0, kind or plan.dtype)
         about = "dy" if len(outputs) == 1 else f"dy for {output}"
-        _check_array(name, about, dy)
+        checks.check_array(name, about, dy)
         if tuple(dy.shape) != shape:
             raise ShapeError(f"{name}: {about} must have y's shape {shape}, got {tuple(dy.shape)}")
         if dy.dtype != plan.dtype:
@@ -293,244 +315,34 @@ def _gradients_above(plan: Plan, dys: Arrays, saved: Arrays) -> Arrays:
     return tuple(checked)
 
 
-def _shape(a: Any) -> Shape | None:
-    return tuple(a.shape) if hasattr(a, "shape") else None
-
-
-def _shapes(shapes: Iterable[Shape | None], most: int = 6) -> str:
-    """The shapes of a call's arrays, for reprs: as many as can be read at a glance."""
-    told = ["none" if shape is None else "x".join(map(str, shape)) or "scalar" for shape in shapes]
-    return ", ".join(told[:most]) + (f", ... ({len(told)} arrays)" if len(told) > most else "")
-
-
-_registry: dict[str, Op] = {}
-
-
-class _Registry(Mapping[str, Op]):
-    """Read-only view, in the order of registration."""
-
-    def __repr__(self) -> str:
-        return f"registry of {len(self)} ops: {', '.join(itertools.islice(self, 5))}, ..."
-
-    def __getitem__(self, name: str) -> Op:
-        try:
-            return _registry[name]
-        except KeyError:
-            raise CnncoreError(f"no op is called {name!r}; there are: {', '.join(_registry)}") from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in _registry
-
-    def __iter__(self) -> Any:
-        return iter(_registry)
-
-    def __len__(self) -> int:
-        return len(_registry)
-
-
-registry: Mapping[str, Op] = _Registry()
-
-
-def register(op: Op) -> Callable[..., tuple[Any, Context]]:
-    """Enter an op and return the function users call."""
-    if op.name in _registry:
-        raise CnncoreError(f"an op called {op.name!r} is registered already")
-    _registry[op.name] = op
-    return op.function
-
-
-@dataclass(frozen=True)
-class Call:
-    """One op call, as `recording` sees it: FLOPs of the forward, and bytes of all its results."""
-
-    name: str
-    flops: int
-    bytes: int
-
-
-_calls: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("cnncore_calls", default=None)
-
-
-@contextlib.contextmanager
-def recording() -> Iterator[list[Call]]:
-    """The op calls made inside the block, in order."""
-    calls: list[Call] = []
-    token = _calls.set(calls)
-    try:
-        yield calls
-    finally:
-        _calls.reset(token)
-
-
 def run(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None = None, out: Any = None) -> Any:
-    """Check, dispatch and compute one call. `out` is a tuple of arrays to write the outputs to (they may be inputs)."""
-    plan = _plan(op, arrays, attrs, backend)
-    spec, engine = plan.spec, plan.engine
-    arrays += (None,) * (len(plan.names) - len(arrays))
-    op.values(*arrays)
-    if out is not None:
-        _check_out(plan, out)
-        for target in out:
-            written(target)
-    try:
-        if plan.size > 2**32 and engine.name != "cuda":
-            # Raise MemoryError now, not after minutes of work, where results of so many bytes can never fit. (An input
-            # may be endless: an array of stride 0.)
-            np.empty(plan.size, np.uint8)
-        if spec.random is not None:
-            place = next(i for i, role in enumerate(op.roles(arrays)) if role.drawn)
-            u = _uniforms(op, engine, arrays[place], spec.random, plan.dtype)
-            arrays = (*arrays[:place], u, *arrays[place + 1 :])
-        results = engine.forward(plan, arrays, out)
-    except MemoryError as error:
-        raise CnncoreError(f"{op.name}: out of memory: {error}") from error
-    if (calls := _calls.get()) is not None:
-        calls.append(Call(op.name, op.flops(spec, arrays)[0], plan.size))
-    known = (*arrays, *results)
-    context = Context(plan, tuple([known[place] for place in plan.saved]))
-    return (results[0] if op.outputs == 1 else tuple(results[: op.outputs])), context
+    """One call of a record. `out` is a tuple of arrays to write the outputs to (they may be inputs)."""
+    return op.function(*arrays, backend=backend, out=out, **attrs)
 
 
-def _plan(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None) -> Plan:
-    """The plan of a call: that of an earlier one, if there was one like it."""
-    try:
-        key = (backend or select.chosen(), *map(_signature, arrays), *attrs.items())
-        plan = op.plans.get(key)
-    except TypeError:  # no NumPy arrays, or an attribute that may change, as lists may
-        return _new_plan(op, arrays, attrs, backend)
-    # True == 1 == 1.0, but not all three are a kernel's size: attributes must be the very same.
-    if plan is None or not all(map(operator.is_, attrs.values(), plan.attrs)):
-        plan = _new_plan(op, arrays, attrs, backend)
-        if len(op.plans) >= MOST_PLANS:
-            op.plans.clear()
-        op.plans[key] = plan
-    return plan
-
-
-def _signature(a: Any) -> Any:
-    """What a plan depends on of an array argument. Raises TypeError for what is neither a NumPy array nor left out nor
-    a key of randomness."""
-    if type(a) is np.ndarray:
-        return a.shape, a.strides, a.dtype, a.flags.aligned
-    if a is None or type(a) is tuple:
-        return type(a)
-    raise TypeError
-
-
-def _new_plan(op: Op, arrays: Arrays, attrs: dict[str, Any], backend: str | None) -> Plan:
+def _new_plan(op: Op, arrays: Arrays, attrs: dict[str, Any], fixed: dict[str, Any], backend: str | None) -> Plan:
     """Check all that does not depend on what arrays hold."""
-    arrays = _fill(op, arrays)
-    names, roles = op.names(arrays), op.roles(arrays)
-    dtype = _check(op, names, roles, arrays)
+    arrays = checks.filled(op, arrays)
+    names, roles = op.columns(arrays)
+    dtype = checks.check_types(op, names, roles, arrays)
     try:
         spec = op.rule(*arrays, **attrs)
-    except TypeError:
-        try:
-            inspect.signature(op.rule).bind(*arrays, **attrs)
-        except TypeError as error:
-            raise CnncoreError(f"{op.name}: {error} (arrays are positional, attributes are given by name)") from None
-        raise  # not a wrong argument name, but a defect inside the rule
+    except TypeError as error:
+        raise checks.explained(op, arrays, attrs) or error from None
     size = sum([elements(op.name, (*shape, np.dtype(kind or dtype).itemsize)) for shape, kind in spec.results.values()])
     engine = select.engine(op, backend, arrays)
     known = (*names, *spec.results)
-    return Plan(
-        op,
-        spec,
-        engine,
-        tuple(attrs.values()),
-        names,
-        dtype,
-        tuple(map(_shape, arrays)),
-        engine.channels_last(arrays, roles),
-        op.differentiable(arrays),
-        tuple([len(known) - 1 - known[::-1].index(name) for name in op.saved]),
-        size,
-    )
+    plan = Plan(
+        op=op, spec=spec, engine=engine, attrs=tuple(fixed.values()), names=names, roles=roles, dtype=dtype,
+        inputs=tuple([None if getattr(a, "shape", None) is None else tuple(a.shape) for a in arrays]),
+        channels_last=engine.channels_last(arrays, roles), differentiable=_differentiable(op, arrays, roles),
+        saved=tuple([len(known) - 1 - known[::-1].index(name) for name in op.saved]),
+        drawn=None if spec.random is None else [role.drawn for role in roles].index(True),
+        size=size, large=size > 2**32 and not engine.on_device,
+    )  # fmt: skip
+    plan.work = engine.prepare(plan)
+    return plan
 
 
-def _fill(op: Op, arrays: Arrays) -> Arrays:
-    """The array arguments, with None for optional ones that were left out."""
-    if op.variadic:
-        if not arrays:
-            raise CnncoreError(f"{op.name}: needs at least one array")
-        return arrays
-    if len(arrays) > len(op.arrays):
-        raise CnncoreError(
-            f"{op.name}: takes {len(op.arrays)} arrays ({', '.join(op.arrays)}), got {len(arrays)}; "
-            "attributes are given by name"
-        )
-    for name in list(op.arrays)[len(arrays) :]:
-        if name in op.required:
-            raise CnncoreError(f"{op.name}: argument {name} is missing")
-    return arrays + (None,) * (len(op.arrays) - len(arrays))
-
-
-def _check_array(op: str, name: str, a: Any) -> None:
-    # Subclasses are refused, since they change what operators do: a masked array would lose its mask in C, a matrix
-    # multiplies by `*`. A memmap only lives elsewhere.
-    if not (type(a) is np.ndarray or isinstance(a, np.generic | np.memmap) or is_foreign(a)):
-        raise DTypeError(f"{op}: {name} must be a NumPy array, got {type(a).__name__}")
-
-
-def _check_out(plan: Plan, out: Any) -> None:
-    """`out` has an array of the right shape and dtype for every output: kernels write to it without looking."""
-    op, spec, dtype, engine = plan.op, plan.spec, plan.dtype, plan.engine
-    if not isinstance(out, tuple | list) or len(out) != op.outputs:
-        raise CnncoreError(f"{op.name}: out must be a tuple with one array per output ({op.outputs})")
-    for target, (name, (shape, _)) in zip(out, spec.results.items(), strict=False):
-        _check_array(op.name, f"out for {name}", target)
-        if is_foreign(target) and engine.name != "cuda":
-            raise BackendError(f"{op.name}: out for {name} is on the CUDA device, {engine.name!r} computes")
-        if tuple(target.shape) != shape:
-            raise ShapeError(f"{op.name}: out for {name} must have shape {shape}, got {tuple(target.shape)}")
-        if target.dtype != dtype:
-            raise DTypeError(f"{op.name}: out for {name} must be {dtype}, got {target.dtype}")
-        if isinstance(target, np.generic) or (isinstance(target, np.ndarray) and not target.flags.writeable):
-            raise CnncoreError(f"{op.name}: out for {name} must be writeable")
-
-
-def _names(op: str, needs: Any, names: tuple[str, ...]) -> list[str]:
-    """`needs` as a list of argument names."""
-    wanted = list(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else [needs]
-    if not all(isinstance(n, str) and n in names for n in wanted):
-        raise CnncoreError(f"{op}: needs must name arguments among {list(names)}, got {needs!r}")
-    return wanted
-
-
-def _check(op: Op, names: tuple[str, ...], roles: tuple[Role, ...], arrays: Arrays) -> Any:
-    """Types of all arguments; returns the one dtype of the float ones."""
-    dtype = None
-    first = ""
-    for name, role, a in zip(names, roles, arrays, strict=True):
-        if a is None and (op.variadic or name in op.required):
-            raise DTypeError(f"{op.name}: {name} must be a NumPy array, got None")
-        if a is None or (role.drawn and isinstance(a, tuple)):
-            continue
-        _check_array(op.name, name, a)
-        if len(a.shape) > MAX_AXES:
-            raise ShapeError(f"{op.name}: {name} has {len(a.shape)} axes, at most {MAX_AXES} are supported (N, C, *S)")
-        role.check(op.name, name, a)
-        if role.dtype is not None:
-            continue
-        if dtype is None:
-            dtype, first = a.dtype, name
-        elif a.dtype != dtype:
-            raise DTypeError(f"{op.name}: {name} is {a.dtype}, {first} is {dtype}; all must be the same")
-    return dtype
-
-
-def _uniforms(op: Op, engine: Any, u: Any, shape: Shape, dtype: Any) -> Any:
-    """u itself, checked, or what the backend takes for the uniforms that a Philox key stands for."""
-    if isinstance(u, tuple):
-        from .random import check_key
-
-        return engine.random(check_key(op.name, u), shape, dtype)
-    if tuple(u.shape) != shape:
-        raise ShapeError(f"{op.name}: u must have shape {shape}, got {tuple(u.shape)}")
-    return u
-
-
-def flops_free(spec: Spec, arrays: Arrays) -> tuple[int, int]:
-    """For ops whose time is memory traffic: one operation per output, and one per gradient."""
-    count = math.prod(next(iter(spec.results.values()))[0])
-    return count, count
+def _differentiable(op: Op, arrays: Arrays, roles: tuple[Role, ...]) -> tuple[bool, ...]:
+    return tuple([op.backward is not None and a is not None and r.gradient for a, r in zip(arrays, roles, strict=True)])

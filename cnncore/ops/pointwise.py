@@ -10,8 +10,10 @@ import numpy as np
 
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry, scalars
-from .op import Arrays, Case, Op, Spec, flops_free, register
+from .op import Op
+from .registry import register
 from .roles import MANY, MAP, RANDOM
+from .spec import Arrays, Case, Spec, flops_free
 
 
 def _shape(draw: domain.Draw) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from . import geometry
-from .op import Arrays
 from .pool_walk import Number, Windows, variant
+from .spec import Arrays
 from .sums import total
 
 

@@ -18,8 +18,10 @@ import numpy as np
 
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry, scalars
-from .op import Arrays, Case, Op, Spec, register
+from .op import Op
+from .registry import register
 from .roles import MAP, RANDOM, Role
+from .spec import Arrays, Case, Spec
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import numpy as np
 
 from ..errors import ShapeError
 from . import domain, geometry
-from .op import Arrays, Case, Op, Spec, flops_free, register
+from .op import Op
+from .registry import register
 from .roles import DENSE
+from .spec import Arrays, Case, Spec, flops_free
 
 
 def _same_shapes(op: str, **arrays: Any) -> tuple[int, ...]:
@@ -41,15 +43,17 @@ def sgd_step_rule(
     Raises ShapeError, DTypeError, CnncoreError (a negative rate).
     Source: Sutskever et al. 2013, in PyTorch's form.
     """
-    geometry.at_least("sgd_step", 0, lr=lr, momentum=momentum, weight_decay=weight_decay)
     shape = _same_shapes("sgd_step", value=value, grad=grad, velocity=velocity)
     params = SimpleNamespace(
-        lr=float(lr),
-        momentum=float(momentum),
-        weight_decay=float(weight_decay),
         nesterov=geometry.flag("sgd_step", "nesterov", nesterov),
+        **sgd_step_numbers(lr=lr, momentum=momentum, weight_decay=weight_decay),
     )
     return Spec(params, {"value": (shape, None), "velocity": (shape, None)})
+
+
+def sgd_step_numbers(*, lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> dict[str, float]:
+    geometry.at_least("sgd_step", 0, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return {"lr": float(lr), "momentum": float(momentum), "weight_decay": float(weight_decay)}
 
 
 def sgd_step_forward(p: Any, value: np.ndarray, grad: np.ndarray, velocity: np.ndarray) -> Arrays:
@@ -66,7 +70,7 @@ def sgd_step_domain(draw: domain.Draw) -> Case:
 sgd_step = register(
     Op(
         "sgd_step", sgd_step_rule, sgd_step_forward, None, {"value": DENSE, "grad": DENSE, "velocity": DENSE}, (),
-        sgd_step_domain, flops_free, outputs=2, elementwise=True,
+        sgd_step_domain, flops_free, outputs=2, elementwise=True, changing=sgd_step_numbers,
     )
 )  # fmt: skip
 
@@ -85,16 +89,22 @@ def adam_step_rule(
     Raises ShapeError, DTypeError, CnncoreError (a rate out of range).
     Source: Kingma & Ba 2015.
     """
+    shape = _same_shapes("adam_step", value=value, grad=grad, mean=mean, square=square)
+    numbers = adam_step_numbers(lr=lr, step=step, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    return Spec(SimpleNamespace(**numbers), {"value": (shape, None), "mean": (shape, None), "square": (shape, None)})
+
+
+def adam_step_numbers(
+    *, lr: float, step: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+) -> dict[str, float]:
     geometry.at_least("adam_step", 0, lr=lr, eps=eps, weight_decay=weight_decay)
     geometry.at_least("adam_step", 0, 1, beta1=beta1, beta2=beta2)
     lr, eps, weight_decay, beta1, beta2 = (float(a) for a in (lr, eps, weight_decay, beta1, beta2))
     step = geometry.integer("adam_step", "step", step, 1)
-    shape = _same_shapes("adam_step", value=value, grad=grad, mean=mean, square=square)
-    params = SimpleNamespace(
-        beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
-        rate=lr / (1 - beta1**step), correction=1 / math.sqrt(1 - beta2**step),
-    )  # fmt: skip
-    return Spec(params, {"value": (shape, None), "mean": (shape, None), "square": (shape, None)})
+    return {
+        "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay,
+        "rate": lr / (1 - beta1**step), "correction": 1 / math.sqrt(1 - beta2**step),
+    }  # fmt: skip
 
 
 def adam_step_forward(p: Any, value: np.ndarray, grad: np.ndarray, mean: np.ndarray, square: np.ndarray) -> Arrays:
@@ -114,6 +124,6 @@ adam_step = register(
     Op(
         "adam_step", adam_step_rule, adam_step_forward, None,
         {"value": DENSE, "grad": DENSE, "mean": DENSE, "square": DENSE}, (), adam_step_domain, flops_free, outputs=3,
-        elementwise=True,
+        elementwise=True, changing=adam_step_numbers,
     )
 )  # fmt: skip

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..errors import ShapeError
 from . import domain, geometry
-from .op import Arrays, Case, Op, Spec, register
+from .op import Op
 from .pool import max_pool
+from .registry import register
 from .roles import DENSE, MAP
+from .spec import Arrays, Case, Spec
 from .sums import total
 
 Shape = tuple[int, ...]
