@@ -78,7 +78,7 @@ class Pool:
         size += -size % ALIGN
         with self.lock:
             try:
-                place = self._settle(size)
+                place = self._settle(size) if self.returned else None
                 if not size:
                     return None
                 address, segment = place or self._take(size)

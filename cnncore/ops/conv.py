@@ -91,7 +91,8 @@ def _convolution(
         raise ShapeError(f"{op}: b must have shape ({k},), got {tuple(b.shape)}")
     window = geometry.resolve(op, x.shape[2:], w.shape[2:], stride, padding, dilation)
     geometry.elements(op, (n, c, *window.padded))
-    _check_algorithm(op, algorithm, window, x)
+    if algorithm != "auto":
+        _check_algorithm(op, algorithm, window, x)
     params = SimpleNamespace(window=window, groups=groups, algorithm=ALGORITHMS.index(algorithm), relu=relu)
     return Spec(params, {"y": ((n, k, *window.out), None)})
 

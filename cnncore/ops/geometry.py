@@ -163,7 +163,8 @@ def resolve(
     and a kernel whose extent is larger than the padded input.
     """
     rank = len(size)
-    ceil_mode = flag(op, "ceil_mode", ceil_mode)
+    if type(ceil_mode) is not bool:
+        ceil_mode = flag(op, "ceil_mode", ceil_mode)
     k = per_axis(op, "kernel", kernel, rank, 1)
     s = per_axis(op, "stride", stride, rank, 1)
     d = per_axis(op, "dilation", dilation, rank, 1)
