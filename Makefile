@@ -65,6 +65,7 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy cnncore
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf .venv build dist runs *.egg-info cnncore/*.so

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from .backends.device import HOST, device_of
-from .ops.random import uniform
+from .backends.philox import uniform
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

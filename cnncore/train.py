@@ -23,8 +23,8 @@ from .layers.base import Layer
 from .layers.parameter import check_state
 from .loader import Augment, batches, channels_last
 from .metrics import Metric
+from .ops.checks import check_key
 from .ops.geometry import integer
-from .ops.random import check_key
 from .ops.recording import recording
 from .ops.scalars import finite
 from .optim import Optimizer

@@ -15,9 +15,9 @@ from oracle import REAL, axes, outputs, taps
 from strategies import DTYPES, LAYOUTS, HypothesisDraw, cast, channels_last, edge_case, examples, maps, problem
 
 from cnncore.backends import native, select
+from cnncore.backends.philox import uniform
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.random import uniform
 from cnncore.ops.registry import registry
 from cnncore.ops.roles import DENSE, INDEX, MAP, RANDOM
 

@@ -16,12 +16,12 @@ import pytest
 
 import cnncore as cc
 from cnncore.backends import cuda, select
-from cnncore.backends.device import is_foreign, to_host
+from cnncore.backends.device import is_foreign, to_device, to_host
+from cnncore.backends.philox import uniform
 from cnncore.errors import BackendError, CnncoreError, install_hint
 from cnncore.ops import op, pool_walk, registry
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.random import uniform
 
 if select.why_not("cuda") is not None:
     pytest.fail(f"numba-cuda belongs to the test extra: {select.why_not('cuda')}", pytrace=False)
@@ -280,7 +280,7 @@ def test_a_network_that_lives_on_the_device():
         return loss, dv, dw, db
 
     expected = network("numpy", w, b, v)
-    got = network(None, *(cuda.to_device(a) for a in (w, b, v)))  # "auto" sees device arrays
+    got = network(None, *(to_device(a) for a in (w, b, v)))  # "auto" sees device arrays
     for g, e in zip(got, expected, strict=True):
         assert is_foreign(g)
         agree(g.copy_to_host(), np.asarray(e), "on the device")
@@ -288,10 +288,10 @@ def test_a_network_that_lives_on_the_device():
 
 def test_device_arrays_need_the_cuda_backend():
     with pytest.raises(BackendError, match="on the CUDA device"):
-        cc.ops.relu(cuda.to_device(normal(3)), backend="numpy")
+        cc.ops.relu(to_device(normal(3)), backend="numpy")
 
 
-@pytest.mark.parametrize("place", [np.array, cuda.to_device], ids=["host", "device"])
+@pytest.mark.parametrize("place", [np.array, to_device], ids=["host", "device"])
 def test_steps_in_place(place):
     value, grad, velocity = (normal(3, 4) for _ in range(3))
     attrs = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
@@ -307,14 +307,14 @@ def test_steps_in_place(place):
 def test_out_may_be_an_input_of_any_op():
     xs = [normal(2, 3) for _ in range(3)]
     for place in range(3):
-        device = [cuda.to_device(x) for x in xs]
+        device = [to_device(x) for x in xs]
         y, _ = cc.ops.add(*device, out=(device[place],))
         assert y is device[place]
         agree(y.copy_to_host(), sum(xs[1:], xs[0]), "add")
     x, w = normal(1, 2, 5), normal(2, 2, 3)
     expected, _ = cc.ops.conv(x, w, padding=1, backend="numpy")
-    x = cuda.to_device(x)
-    y, _ = cc.ops.conv(x, w, padding=1, out=(cuda.to_device(normal(1, 2, 5)),))
+    x = to_device(x)
+    y, _ = cc.ops.conv(x, w, padding=1, out=(to_device(normal(1, 2, 5)),))
     agree(y.copy_to_host(), expected, "conv")
     strided = np.zeros((1, 5, 2)).transpose(0, 2, 1)
     cc.ops.conv(x.copy_to_host(), w, padding=1, out=(strided,), backend="cuda")
@@ -385,7 +385,7 @@ def test_without_numba_or_a_gpu_the_reason_is_given(monkeypatch):
 
 def test_a_wrong_label_is_an_error_not_a_wild_read():
     with pytest.raises(CnncoreError, match=r"labels must lie in \[0, 3\)"):
-        cc.ops.softmax_cross_entropy(cuda.to_device(normal(2, 3)), cuda.to_device(np.array([0, 3])))
+        cc.ops.softmax_cross_entropy(to_device(normal(2, 3)), to_device(np.array([0, 3])))
 
 
 # --- the kernel table ---
@@ -409,7 +409,7 @@ def test_scalars_reach_kernels_in_the_type_they_are_compiled_for():
     compiled = {}
     try:
         probe._compiled = type("Spy", (), {"__getitem__": lambda self, launch: lambda *a: compiled.update(args=a)})()
-        probe.over(1, cuda.to_device(np.zeros(1, np.float32)), 0.1, np.int64(3))
+        probe.over(1, to_device(np.zeros(1, np.float32)), 0.1, np.int64(3))
     finally:
         kernel.KERNELS.remove(probe)
     _, s, n = compiled["args"]
@@ -417,7 +417,7 @@ def test_scalars_reach_kernels_in_the_type_they_are_compiled_for():
 
 
 def test_out_on_the_device_is_not_for_host_backends():
-    out = (cuda.to_device(np.zeros(3)),)
+    out = (to_device(np.zeros(3)),)
     for backend in ("numpy", "c"):
         with pytest.raises(BackendError, match="out for y is on the CUDA device"):
             cc.ops.relu(np.ones(3), backend=backend, out=out)

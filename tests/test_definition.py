@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from oracle import ORACLE
 from strategies import DTYPES, HypothesisDraw, examples, problem
 
+from cnncore.backends.philox import uniform
 from cnncore.ops.op import run
-from cnncore.ops.random import uniform
 from cnncore.ops.registry import registry
 
 SLOW = 200_000  # operations: what the nested loops do in a tenth of a second or two

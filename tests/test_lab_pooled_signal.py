@@ -10,11 +10,11 @@ import pytest
 
 import cnncore as cc
 from cnncore import ops, plots
+from cnncore.backends.philox import uniform
 from cnncore.cli import main
 from cnncore.lab import pooled_signal as lab
 from cnncore.lab.recovery import Fixed, recover, relative
 from cnncore.layers import Sequential
-from cnncore.ops.random import uniform
 
 
 @pytest.fixture(autouse=True)

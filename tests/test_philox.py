@@ -11,9 +11,10 @@ from strategies import examples
 
 from cnncore.backends import select
 from cnncore.backends.device import to_host
+from cnncore.backends.philox import philox4x32, uniform
 from cnncore.errors import CnncoreError
+from cnncore.ops.checks import check_key
 from cnncore.ops.op import run
-from cnncore.ops.random import check_key, philox4x32, uniform
 from cnncore.ops.registry import registry
 
 WORD = st.integers(0, 2**32 - 1)

@@ -10,16 +10,13 @@ Without a GPU, NUMBA_ENABLE_CUDASIM=1 in the environment (before Numba is import
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from ..errors import BackendError, install_hint
+from ..errors import BackendError
 from . import device
-from .device import is_foreign
-from .select import load
+from .cuda_device import numba
+from .device import is_foreign, to_device
 
 # Each enters its ops in a TABLE: name -> (forward(params, results, *arrays), backward(params, needs, dy, *saved)).
 # Forward fills results; backward returns a new array, or None, for every array argument.
@@ -33,58 +30,9 @@ Arrays = tuple[Any, ...]
 
 def load_tables() -> dict[str, tuple[Callable[..., None], Callable[..., Arrays] | None]]:
     """Every op's kernels. Imports Numba; raises BackendError where it is missing."""
-    if importlib.util.find_spec("numba_cuda") is None:
-        raise BackendError(f"cuda: numba-cuda is not installed ({install_hint('cuda')})")
-    try:
-        modules = [importlib.import_module(f"cnncore.ops.{file}") for file in FILES]
-    except ImportError as error:
-        raise BackendError(f"cuda: Numba cannot be imported: {error}") from error
+    numba()
+    modules = [importlib.import_module(f"cnncore.ops.{file}") for file in FILES]
     return {name: pair for module in modules for name, pair in module.TABLE.items()}
-
-
-def to_device(a: Any) -> Any:
-    """A copy of an array on the device; `.copy_to_host()` brings it back. Raises BackendError without a device."""
-    return device.cuda().take(device.to_host(a))
-
-
-class CudaDevice:
-    """See device.py for what a device answers. Its arrays are C-contiguous."""
-
-    name = "cuda"
-
-    def __init__(self) -> None:
-        load("cuda")  # raises where there is none
-        from . import kernel
-
-        self._kernel = kernel
-
-    def empty(self, shape: tuple[int, ...], dtype: Any, channels_last: bool = False) -> Any:
-        return self._kernel.empty(shape, dtype)
-
-    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
-        return self.take(np.full(shape, value, dtype))
-
-    def take(self, a: np.ndarray) -> Any:
-        here = self._kernel.empty(a.shape, a.dtype)
-        # Flattened and shaped anew, axes of size 1 get ordinary strides too, which Numba insists on.
-        self._kernel.copy(here, np.ravel(a).reshape(a.shape))
-        return here
-
-    def read(self, a: Any) -> np.ndarray:
-        return np.asarray(self._own(a).copy_to_host())
-
-    def write(self, a: Any, values: np.ndarray) -> None:
-        self._own(a).copy_to_device(np.ascontiguousarray(values))
-
-    def channels_last(self, a: Any) -> bool:
-        return False
-
-    def laid_out(self, a: Any, channels_last: bool) -> Any:
-        return a
-
-    def _own(self, a: Any) -> Any:
-        """Numba's array; a view where `a` is another library's."""
-        return a if hasattr(a, "copy_to_host") else self._kernel.cuda.as_cuda_array(a)
 
 
 class CudaBackend:
@@ -95,14 +43,8 @@ class CudaBackend:
 
     def __init__(self) -> None:
         self._table = load_tables()
-        from . import kernel
-
-        if not (kernel.SIMULATED or kernel.cuda.is_available()):
-            raise BackendError("cuda: no GPU found (NUMBA_ENABLE_CUDASIM=1 in the environment gives the simulator)")
-        self.simulated = kernel.SIMULATED
-        self._cuda = kernel.cuda
-        self._empty = kernel.empty
-        self._copy = kernel.copy
+        self.device = device.cuda()  # raises where there is none
+        self.simulated = numba().SIMULATED
 
     def missing(self, op: Any) -> str | None:
         if op.kernel not in self._table:
@@ -127,7 +69,7 @@ class CudaBackend:
             if target is not None and is_foreign(target) and not target.is_c_contiguous():
                 raise BackendError(f"{op.name}: out on the device must be C-contiguous, has strides {target.strides}")
             ours = op.elementwise and any(target is a for a in inputs)
-            results.append(target if ours else self._empty(shape, plan.dtype if kind is None else kind))
+            results.append(target if ours else self.device.empty(shape, plan.dtype if kind is None else kind))
         self._table[op.kernel][0](plan.params(numbers), tuple(results), *inputs)
         return tuple(self._leave(r, stay, target) for r, target in zip(results, targets, strict=True))
 
@@ -141,7 +83,7 @@ class CudaBackend:
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> Any:
         """A device array; `forward` does not take it for a sign that the network lives on the device."""
-        from ..ops.random_cuda import uniform
+        from .philox_cuda import uniform
 
         return uniform(key, shape, dtype)
 
@@ -152,7 +94,7 @@ class CudaBackend:
         if a is None:
             return None
         if is_foreign(a):
-            a = a if hasattr(a, "copy_to_host") else self._cuda.as_cuda_array(a)
+            a = a if hasattr(a, "copy_to_host") else numba().cuda.as_cuda_array(a)
             return a if a.is_c_contiguous() else to_device(a)
         return to_device(a)
 
@@ -163,7 +105,7 @@ class CudaBackend:
         if target is None:
             return result if stay else result.copy_to_host()
         if is_foreign(target):
-            self._copy(target, result)
+            numba().copy(target, result)
         else:
             target[...] = result.copy_to_host()
         return target

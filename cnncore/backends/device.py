@@ -76,7 +76,7 @@ HOST = Host()
 @functools.cache
 def cuda() -> Device:
     """The CUDA device. Raises BackendError where there is none."""
-    from .cuda import CudaDevice
+    from .cuda_device import CudaDevice
 
     return CudaDevice()
 
@@ -104,3 +104,8 @@ def device_of(*arrays: Any) -> Device:
 def to_host(a: Any) -> np.ndarray:
     """A NumPy array with a's values; `a` itself where it is one."""
     return device_of(a).read(a)
+
+
+def to_device(a: Any) -> Any:
+    """A copy of an array on the CUDA device. Raises BackendError without a device."""
+    return cuda().take(to_host(a))

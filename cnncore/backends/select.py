@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
+from . import philox
 from .device import is_foreign
 
 NAMES = ("numpy", "c", "cuda")
@@ -71,9 +72,7 @@ class NumPyBackend:
         return tuple(None if g is None else np.asarray(g) for g in gradients)
 
     def uniform(self, key: tuple[int, int], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        from ..ops.random import uniform
-
-        return uniform(key, shape, dtype)
+        return philox.uniform(key, shape, dtype)
 
     random = uniform
 

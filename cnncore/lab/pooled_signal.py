@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from .. import data, ops, plots
+from ..backends.philox import uniform
 from ..errors import CnncoreError
 from ..layers import Layer, Sequential
 from ..layers.init import draw
 from ..ops.geometry import integer
-from ..ops.random import uniform
 from ..progress import Progress
 from ..tables import print_table
 from . import pooled_signal_plots as pictures

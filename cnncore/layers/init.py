@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.philox import philox4x32, uniform, words
 from ..errors import CnncoreError, DTypeError
 from ..ops import geometry
-from ..ops.random import check_key, philox4x32, uniform, words
+from ..ops.checks import check_key
 from ..ops.roles import FLOATS
 from .parameter import Parameter
 

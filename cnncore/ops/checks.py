@@ -10,8 +10,8 @@ import numpy as np
 
 from ..backends.device import is_foreign
 from ..errors import BackendError, CnncoreError, DTypeError, ShapeError
-from .random import check_key
 from .roles import Role
+from .scalars import plain
 from .spec import MAX_AXES, Arrays
 
 if TYPE_CHECKING:
@@ -109,3 +109,11 @@ def explained(op: Op, arrays: Arrays, attrs: dict[str, Any]) -> CnncoreError | N
     except TypeError as error:
         return CnncoreError(f"{op.name}: {error} (arrays are positional, attributes are given by name)")
     return None
+
+
+def check_key(op: str, key: Any) -> tuple[int, int]:
+    """A (seed, counter) pair of integers in [0, 2^64), or an error that says so."""
+    numbers = plain(tuple(key))
+    if len(numbers) != 2 or not all(type(k) is int and 0 <= k < 2**64 for k in numbers):
+        raise CnncoreError(f"{op}: a random key is (seed, counter), two integers in [0, 2^64); got {key!r}")
+    return numbers

@@ -14,9 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CnncoreError
-from .scalars import plain
-
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -59,11 +56,3 @@ def uniform(key: tuple[int, int], shape: tuple[int, ...], dtype: Any = np.float3
 
 def dtype_scale(dtype: Any) -> Any:
     return np.dtype(dtype).type(2.0**-24)
-
-
-def check_key(op: str, key: Any) -> tuple[int, int]:
-    """A (seed, counter) pair of integers in [0, 2^64), or an error that says so."""
-    numbers = plain(tuple(key))
-    if len(numbers) != 2 or not all(type(k) is int and 0 <= k < 2**64 for k in numbers):
-        raise CnncoreError(f"{op}: a random key is (seed, counter), two integers in [0, 2^64); got {key!r}")
-    return numbers

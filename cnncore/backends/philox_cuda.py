@@ -1,4 +1,4 @@
-"""Philox uniforms on the device: the numbers of random.py, bit for bit.
+"""Philox uniforms on the device: the numbers of philox.py, bit for bit.
 
 Thread i makes blocks i, i + grid size, ... of four neighbouring uniforms. Words are kept in 64 bits, so that a product
 of two words is a plain multiplication; the compiler narrows what is masked.
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.kernel import Float1, Real, Word, cuda, device, empty, flat, kernel
-from .random import words
+from .kernel import Float1, Real, Word, cuda, device, empty, flat, kernel
+from .philox import words
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
