@@ -21,7 +21,7 @@ import numpy as np
 from cnncore.ops.contrast import blur
 from cnncore.ops.norm import box_sum
 from cnncore.ops.op import Op, run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 from cnncore.ops.roles import INDEX
 
 Arrays = tuple[Any, ...]

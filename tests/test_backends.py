@@ -18,7 +18,7 @@ from cnncore.backends import native, select
 from cnncore.backends.philox import uniform
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 from cnncore.ops.roles import DENSE, INDEX, MAP, RANDOM
 
 OPS = list(registry)

@@ -15,7 +15,7 @@ import cnncore as cc
 from cnncore.errors import BackendError, CnncoreError, DTypeError, ShapeError
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 from cnncore.ops.roles import DENSE, INDEX, MAP, RANDOM
 
 OPS = list(registry)

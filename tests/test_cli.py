@@ -19,7 +19,7 @@ from cnncore import checkpoint, cli, lab, plots
 from cnncore.cli import main
 from cnncore.errors import install_hint
 from cnncore.lab.pooled_signal import Size
-from cnncore.ops import op, registry
+from cnncore.ops import records, registry
 from cnncore.tables import print_table
 
 TINY = ["--images", "32", "--epochs", "1", "--batch-size", "16", "--shift", "1"]
@@ -323,7 +323,7 @@ def test_demo_says_what_is_missing_or_wrong_before_any_work(capsys, monkeypatch,
 def test_demo_stops_at_a_wrong_gradient(capsys, monkeypatch, tmp_path: Path) -> None:
     relu = registry["relu"]
     wrong = replace(relu, backward=lambda p, needs, dy, y: (1.01 * relu.backward(p, needs, dy, y)[0],))
-    monkeypatch.setitem(op._registry, "relu", wrong)
+    monkeypatch.setitem(records._registry, "relu", wrong)
     assert main(["demo", *TINY]) == 1
     assert "demo: wrong gradients: relu on numpy" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -455,7 +455,7 @@ def test_tables_hold_every_cell(capsys, monkeypatch, rich) -> None:
 
 def test_an_op_without_fast_kernels_is_checked_where_it_can_be(monkeypatch, capsys):
     made_up = replace(registry["relu"], name="made_up")
-    monkeypatch.setitem(op._registry, "made_up", made_up)
+    monkeypatch.setitem(records._registry, "made_up", made_up)
     assert main(["gradcheck", "made_up", "--seeds", "1"]) == 0
     assert "no kernel" in capsys.readouterr().out
     assert main(["gradcheck", "made_up", "--backend", "numpy"]) == 0

@@ -15,7 +15,7 @@ from cnncore.errors import CnncoreError
 from cnncore.layers import Chain, Conv2d, Join, Layer, Linear, Parameter, ReLU, Tanh
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import Op
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 from cnncore.ops.roles import MAP
 from cnncore.ops.spec import Case, Spec, flops_free
 

@@ -8,7 +8,7 @@ import pytest
 import cnncore as cc
 from cnncore import layers as ly
 from cnncore.errors import CnncoreError, ShapeError
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 RNG = np.random.default_rng(0)
 F64 = {"dtype": np.float64}

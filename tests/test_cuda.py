@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import cnncore as cc
-from cnncore.backends import cuda, select
+from cnncore.backends import cuda, cuda_device, select
 from cnncore.backends.device import is_foreign, to_device, to_host
 from cnncore.backends.philox import uniform
 from cnncore.errors import BackendError, CnncoreError, install_hint
-from cnncore.ops import op, pool_walk, registry
+from cnncore.ops import pool_walk, records, registry
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
 
@@ -135,7 +135,7 @@ def test_threads_that_ask_for_shared_memory_at_once_get_one_array():
 @pytest.fixture
 def square_pool(monkeypatch):
     """y = sum over the window of x^2: for NumPy, and what a variant takes on the device."""
-    monkeypatch.setattr(op, "_registry", dict(op._registry))
+    monkeypatch.setattr(records, "_registry", dict(records._registry))
     monkeypatch.setattr(kernel, "KERNELS", [])
     pool_walk.variant(
         "square_pool",
@@ -159,7 +159,7 @@ def square_pool(monkeypatch):
 
     for name, pair in pool_walk_cuda.variant("square_pool", reduce, spread).items():
         monkeypatch.setitem(select.load("cuda")._table, name, pair)
-    return [op._registry[name] for name in ("square_pool", "global_square_pool")]
+    return [records._registry[name] for name in ("square_pool", "global_square_pool")]
 
 
 def test_a_pooling_variant_is_two_device_functions_and_a_line(square_pool):
@@ -374,7 +374,8 @@ def test_an_op_without_kernels_is_refused(monkeypatch):
 
 
 def test_without_numba_or_a_gpu_the_reason_is_given(monkeypatch):
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda_device.importlib.util, "find_spec", lambda name: None)
+    cuda_device.numba.cache_clear()
     with pytest.raises(BackendError, match=re.escape(f"not installed ({install_hint('cuda')})")):
         cuda.CudaBackend()
     code = "from cnncore.backends import select; print(select.why_not('cuda'))"

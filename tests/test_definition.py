@@ -13,7 +13,7 @@ from strategies import DTYPES, HypothesisDraw, examples, problem
 
 from cnncore.backends.philox import uniform
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 SLOW = 200_000  # operations: what the nested loops do in a tenth of a second or two
 

@@ -11,7 +11,7 @@ from strategies import HypothesisDraw, cast, examples
 
 from cnncore.errors import CnncoreError
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 backends = pytest.mark.parametrize("backend", HOST_BACKENDS)
 OPS = list(registry)

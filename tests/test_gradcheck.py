@@ -19,10 +19,10 @@ from cnncore.backends import select
 from cnncore.cli import main
 from cnncore.errors import CnncoreError
 from cnncore.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, OpContext, ReLU
-from cnncore.ops import op
+from cnncore.ops import records
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 SEEDS = range(100)
 WITH_GRADIENT = [name for name, op in registry.items() if op.backward is not None]
@@ -446,7 +446,7 @@ def test_the_command(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
 
     relu = registry["relu"]
     wrong = dataclasses.replace(relu, backward=lambda *args: (1.001 * relu.backward(*args)[0],))
-    monkeypatch.setitem(op._registry, "relu", wrong)
+    monkeypatch.setitem(records._registry, "relu", wrong)
     pytest.importorskip("matplotlib")
     assert main(["gradcheck", "relu", *options, "--plot", str(tmp_path / "relu.png")]) == 1
     assert "WRONG in 2" in capsys.readouterr().out

@@ -18,7 +18,7 @@ import cnncore as cc
 from cnncore.errors import BackendError, CnncoreError, DTypeError
 from cnncore.layers import ReLU
 from cnncore.ops.domain import Draw
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 # --- what a user's function can get wrong besides the numbers ----------------------------------------------------
 

@@ -17,7 +17,7 @@ from strategies import DTYPES, HypothesisDraw, cast, examples
 import cnncore as cc
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 from cnncore.ops.roles import INDEX, RANDOM
 
 OPS = list(registry)

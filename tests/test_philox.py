@@ -15,7 +15,7 @@ from cnncore.backends.philox import philox4x32, uniform
 from cnncore.errors import CnncoreError
 from cnncore.ops.checks import check_key
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 WORD = st.integers(0, 2**32 - 1)
 LONG = st.integers(0, 2**64 - 1)

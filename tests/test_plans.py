@@ -14,7 +14,7 @@ import cnncore as cc
 from cnncore.errors import CnncoreError, DTypeError, ShapeError
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import MOST_PLANS
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 RNG = np.random.default_rng(0)
 

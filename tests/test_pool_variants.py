@@ -20,10 +20,10 @@ import cnncore as cc
 from cnncore.cli import main
 from cnncore.errors import CnncoreError
 from cnncore.layers import EntropyPool2d, ExpectationPool2d, GaussianLPPool2d, LPPool2d, StochasticPool2d
-from cnncore.ops import op
+from cnncore.ops import records
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 ENGINES = [Engine("numpy"), *NATIVE, Engine("cuda")]
 engines = pytest.mark.parametrize("engine", ENGINES, ids=str)
@@ -264,7 +264,7 @@ def top_two():
     names = runpy.run_path(str(EXAMPLE))
     yield names["top_two_pool"], names["global_top_two_pool"]
     for name in ("top_two_pool", "global_top_two_pool"):
-        del op._registry[name]
+        del records._registry[name]
 
 
 def test_a_new_variant_is_one_entry(top_two, capsys):

@@ -20,7 +20,7 @@ from cnncore.backends import select
 from cnncore.errors import BackendError, CnncoreError
 from cnncore.ops.domain import Draw
 from cnncore.ops.op import Op, run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 from cnncore.ops.roles import DENSE, INDEX, MANY, MAP, RANDOM
 
 OPS = list(registry)
@@ -233,7 +233,7 @@ def test_the_registry_is_read_only():
     with pytest.raises(TypeError):
         registry["relu"] = None
     assert len(registry) == len(OPS) == len(set(OPS))
-    from cnncore.ops.registry import register
+    from cnncore.ops.records import register
 
     with pytest.raises(CnncoreError, match="registered already"):
         register(registry["relu"])

@@ -17,7 +17,7 @@ from engines import NATIVE, Engine, to_host
 
 from cnncore.backends import select
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 EPS = float(np.finfo(np.float32).eps)
 HOSTS = [*NATIVE, Engine("numpy")]

@@ -11,7 +11,7 @@ import pytest
 from engines import NATIVE
 
 from cnncore.ops.op import run
-from cnncore.ops.registry import registry
+from cnncore.ops.records import registry
 
 natives = pytest.mark.parametrize("engine", NATIVE, ids=str)
 

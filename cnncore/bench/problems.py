@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import FormatError
 from ..ops.op import Op
-from ..ops.registry import registry
+from ..ops.records import registry
 from ..ops.roles import Role
 from ..ops.spec import Arrays
 

@@ -10,7 +10,7 @@ from typing import Any
 from .. import bench
 from ..bench import FORMATS, Peaks, Problem, Row
 from ..errors import CnncoreError
-from ..ops.registry import registry
+from ..ops.records import registry
 from ..progress import Progress
 from ..tables import print_table
 from .common import add_command, chosen_backend, print_json

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import bench
 from ..errors import CnncoreError
-from ..ops.registry import registry
+from ..ops.records import registry
 from ..paths import user_path
 from .bench import measure, print_rows
 from .common import add_command, available, print_json

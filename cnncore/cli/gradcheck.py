@@ -16,7 +16,7 @@ from ..gradcheck import gradcheck
 from ..gradcheck_report import Report
 from ..ops.domain import Draw
 from ..ops.op import Op
-from ..ops.registry import registry
+from ..ops.records import registry
 from ..progress import Progress
 from ..tables import print_table
 from .common import add_command, available, print_json, require

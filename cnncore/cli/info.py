@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import __version__
 from ..backends import select
-from ..ops.registry import registry
+from ..ops.records import registry
 from ..tables import print_table
 from .common import add_command, available, print_json
 

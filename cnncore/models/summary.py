@@ -18,7 +18,7 @@ from ..layers.base import Drawing
 from ..loader import channels_last
 from ..ops.op import run
 from ..ops.recording import Call, recording
-from ..ops.registry import registry
+from ..ops.records import registry
 from ..tables import html_table
 from ..train import evaluating
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from . import contrast, dense, norm, pointwise, pool, steps, units  # noqa: F401  (each registers its ops)
 from .conv import conv, conv_relu  # noqa: F401  (the op, where its module would be)
-from .registry import registry
+from .records import registry
 
 
 def __getattr__(name: str) -> Any:

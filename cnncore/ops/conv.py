@@ -12,7 +12,7 @@ from ..errors import CnncoreError, DTypeError, ShapeError
 from . import domain, geometry
 from .op import Op
 from .pointwise import relu_backward, relu_forward
-from .registry import register
+from .records import register
 from .roles import DENSE, MAP
 from .spec import Arrays, Case, Spec
 from .sums import total

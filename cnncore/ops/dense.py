@@ -12,7 +12,7 @@ from ..backends.device import to_host
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry
 from .op import Op
-from .registry import register
+from .records import register
 from .roles import DENSE, INDEX, MAP
 from .spec import MAX_AXES, Arrays, Case, Spec, flops_free
 from .sums import product, total

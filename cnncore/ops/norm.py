@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ShapeError
 from . import domain, geometry
 from .op import Op
-from .registry import register
+from .records import register
 from .roles import MAP
 from .spec import Arrays, Case, Spec
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry, scalars
 from .op import Op
-from .registry import register
+from .records import register
 from .roles import MANY, MAP, RANDOM
 from .spec import Arrays, Case, Spec, flops_free
 

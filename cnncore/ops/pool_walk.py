@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import CnncoreError, ShapeError
 from . import domain, geometry, scalars
 from .op import Op
-from .registry import register
+from .records import register
 from .roles import MAP, RANDOM, Role
 from .spec import Arrays, Case, Spec
 

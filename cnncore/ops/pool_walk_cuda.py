@@ -25,7 +25,7 @@ import numpy as np
 
 from ..backends.kernel import Float2, Float3, Int, Int2, Kernel, Real, copy, cuda, device, empty, kernel, view
 from .geometry_cuda import Walk, WalkArg, readers, taps, unravel, walk
-from .registry import registry
+from .records import registry
 
 Arrays = tuple[Any, ...]
 Three = tuple[int, int, int]

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ShapeError
 from . import domain, geometry
 from .op import Op
-from .registry import register
+from .records import register
 from .roles import DENSE
 from .spec import Arrays, Case, Spec, flops_free
 

@@ -15,7 +15,7 @@ from ..errors import ShapeError
 from . import domain, geometry
 from .op import Op
 from .pool import max_pool
-from .registry import register
+from .records import register
 from .roles import DENSE, MAP
 from .spec import Arrays, Case, Spec
 from .sums import total
