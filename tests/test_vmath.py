@@ -18,9 +18,9 @@ natives = pytest.mark.parametrize("engine", NATIVE, ids=str)
 
 def call(engine, name, *arrays):
     """One function of vmath.h, element by element."""
-    from cnncore.backends import native
+    from cnncore.backends import library
 
-    module = native._module(engine.isa)
+    module = library._module(engine.isa)
     y = np.full_like(arrays[0], np.nan)
     kernel = getattr(module.lib, f"cc_{name}_{'f32' if y.dtype == np.float32 else 'f64'}")
     types = module.ffi.typeof(kernel).args[:-1]
