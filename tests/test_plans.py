@@ -215,7 +215,7 @@ def test_a_rate_that_changes_makes_no_plan():
         op = registry[name]
         op.plans.clear()
         for k in range(1, 200):
-            got, context = step(k)
+            got, _ = step(k)
             assert len(op.plans) == 1
             with cc.use_backend("numpy"):
                 (right, *_), _ = step(k)
@@ -227,7 +227,7 @@ def test_numbers_that_change_are_checked_in_every_call():
     value = np.ones(5, np.float32)
     for _ in range(2):
         cc.ops.sgd_step(value, value, value, lr=0.1)
-        with pytest.raises(CnncoreError, match="sgd_step: lr must be a finite number of at least 0|at least 0"):
+        with pytest.raises(CnncoreError, match="sgd_step: lr must be a finite number at least 0"):
             cc.ops.sgd_step(value, value, value, lr=-0.1)
         with pytest.raises(CnncoreError, match="sgd_step: got an unexpected keyword argument 'rate'"):
             cc.ops.sgd_step(value, value, value, lr=0.1, rate=2)
