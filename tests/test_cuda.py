@@ -389,6 +389,41 @@ def test_a_wrong_label_is_an_error_not_a_wild_read():
         cc.ops.softmax_cross_entropy(to_device(normal(2, 3)), to_device(np.array([0, 3])))
 
 
+@pytest.mark.parametrize(
+    "make", [lambda net: cc.optim.SGD(net, 0.1, momentum=0.9), lambda net: cc.optim.Adam(net, 0.1)]
+)
+def test_an_optimiser_s_state_lives_where_its_parameter_lives(make):
+    nets = [cc.Sequential(cc.layers.Linear(3, 2, seed=1), cc.layers.Tanh()) for _ in range(2)]
+    for parameter in nets[1].parameters().values():
+        parameter.value = to_device(parameter.value)
+    optimizers = [make(net) for net in nets]
+    x = normal(4, 3).astype(np.float32)
+    for _ in range(3):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            net.zero_grad()
+            y, ctx = net.apply(x)
+            ctx.backward(np.ones_like(to_host(y)))
+            optimizer.step()
+    for name, state in optimizers[1].state.items():
+        assert all(is_foreign(a) for a in (*state, nets[1].parameters()[name].value))
+        for got, expected in zip(state, optimizers[0].state[name], strict=True):
+            agree(to_host(got), expected, name)
+    for got, expected in zip(nets[1].state_dict().values(), nets[0].state_dict().values(), strict=True):
+        agree(got, expected, "value")
+    held = optimizers[1].state_dict()
+    optimizers[1].load_state_dict(held)
+    assert all(is_foreign(a) for state in optimizers[1].state.values() for a in state)
+
+
+def test_calls_on_device_arrays_have_plans():
+    x = to_device(normal(2, 3))
+    relu = cc.ops.relu.op
+    relu.plans.clear()
+    first, second = cc.ops.relu(x)[1], cc.ops.relu(x)[1]
+    assert first.plan is second.plan and first.backend == "cuda" and len(relu.plans) == 1
+    assert cc.ops.relu(normal(2, 3))[1].backend != "cuda"
+
+
 # --- the kernel table ---
 
 
