@@ -151,7 +151,7 @@ def square_pool(monkeypatch):
 
     @kernel.device
     def reduce(m, w, flag, p):
-        return sum_of_squares(m.x.dtype.type(0), m, w, 0), m.x.dtype.type(0), -1
+        return sum_of_squares(m.x.dtype.type(0), m, w, 0), (m.x.dtype.type(0),), (-1,)
 
     @kernel.device
     def spread(m, e, flag, p):

@@ -51,6 +51,14 @@ class Like:
     example: tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class Several:
+    """The type of an argument: a tuple of so many arrays."""
+
+    of: Arg
+    count: int
+
+
 Float1 = Annotated[Any, Arg("float", 1)]
 Float2 = Annotated[Any, Arg("float", 2)]
 Float3 = Annotated[Any, Arg("float", 3)]
@@ -76,7 +84,7 @@ class Kernel:
         self.name = name
         self.function = function
         hints = {k: v for k, v in function.__annotations__.items() if k != "return"}
-        self.types: list[Arg | Like] = [hint.__metadata__[0] for hint in hints.values()]
+        self.types: list[Arg | Like | Several] = [hint.__metadata__[0] for hint in hints.values()]
         self._compiled = cuda.jit(function)
         KERNELS.append(self)
 
@@ -104,13 +112,13 @@ class Kernel:
             self._compiled[grid, threads](*values)
 
 
-def _is_float_array(t: Arg | Like) -> bool:
+def _is_float_array(t: Arg | Like | Several) -> bool:
     return isinstance(t, Arg) and t.kind == "float" and t.ndim > 0
 
 
-def _scalar(value: Any, t: Arg | Like, floats: Any) -> Any:
+def _scalar(value: Any, t: Arg | Like | Several, floats: Any) -> Any:
     """Scalars in exactly the type that the kernel was compiled for; everything else as it is."""
-    if isinstance(t, Like) or t.ndim:
+    if not isinstance(t, Arg) or t.ndim:
         return value
     if t.kind == "float":
         return floats(value)

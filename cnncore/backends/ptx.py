@@ -57,11 +57,13 @@ def signature(kernel: Any, dtype: str) -> tuple[Any, ...]:
     """Numba's argument types of a kernel, from its annotations."""
     from numba.cuda.typing.typeof import typeof
 
-    from .kernel import Like, cuda
+    from .kernel import Like, Several, cuda
 
     def numba_type(t: Any) -> Any:
         if isinstance(t, Like):
             return typeof(t.example)
+        if isinstance(t, Several):
+            return cuda.types.UniTuple(numba_type(t.of), t.count)
         scalar = getattr(cuda.types, dtype if t.kind == "float" else t.kind)
         return cuda.types.Array(scalar, t.ndim, "C") if t.ndim else scalar
 

@@ -22,15 +22,15 @@ largest: Any = peak(itself)
 @device
 def max_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     best, won = largest((element(m, w, w.first), number(w.first, w.g)), m, w, 0)
-    return best, best, won
+    return best, (best,), (won,)
 
 
 @device
 def relu_max_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
-    best, again, won = max_reduce(m, w, flag, p)
+    best, won = largest((element(m, w, w.first), number(w.first, w.g)), m, w, 0)
     if best <= 0:
-        return m.x.dtype.type(0), m.x.dtype.type(0), -1
-    return best, again, won
+        best, won = m.x.dtype.type(0), -1
+    return best, (best,), (won,)
 
 
 # --- avg_pool; flag: count_include_pad ---
@@ -45,7 +45,7 @@ def sum_of(total: Any, v: Any, tap: Any, w: Window, c: Any) -> Any:
 def avg_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     real = m.x.dtype.type
     mean = real(sum_of(np.float64(0), m, w, 0)) / real(count(w.o, w.g, flag))
-    return mean, mean, -1
+    return mean, (mean,), (-1,)
 
 
 @device

@@ -83,7 +83,7 @@ def lp(weigh: Callable[..., Any]) -> tuple[Any, Any]:
         if is_number(best) and p < math.inf:
             n = real(count(w.o, w.g, 0) if flag else 1)
             best *= power(real(sum_of_powers(np.float64(0), m, w, (best, p, m.weights))) / n, real(1) / p)
-        return best, best, won
+        return best, (best,), (won,)
 
     @device
     def lp_spread(m: Saved, e: Link, flag: int, p: Any) -> Any:
@@ -146,10 +146,10 @@ def stochastic_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
         total = sum_of_shares(np.float64(0), m, w, (best, p))
         limit = times(total, np.float64(m.u[w.at]))
         _, best, won = drawn((np.float64(0), best, won), m, w, (best, p, limit))
-    return best, best, won
+    return best, (best,), (won,)
 
 
-# --- expectation_pool; extra: total ---
+# --- expectation_pool; kept: total ---
 
 
 @over
@@ -170,8 +170,8 @@ def expectation_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     if is_number(best):
         total, above = expected((np.float64(0), np.float64(0)), m, w, (best, p))
         share = real(above) / real(total)
-        return best * share, real(total) / power(share, p), won
-    return best, real(math.inf), won
+        return best * share, (real(total) / power(share, p),), (won,)
+    return best, (real(math.inf),), (won,)
 
 
 @device
@@ -180,10 +180,10 @@ def expectation_spread(m: Saved, e: Link, flag: int, p: Any) -> Any:
     if mean == 0 or v <= 0:
         return m.dy.dtype.type(0)
     slope = (p + one) * power(v / mean, p) - p * power(v / mean, p - one)
-    return m.dy[e.at] / m.extra[e.at] * slope
+    return m.dy[e.at] / m.floats[0][e.at] * slope
 
 
-# --- entropy_pool; extra: ratio ---
+# --- entropy_pool; kept: ratio ---
 
 
 @over
@@ -197,16 +197,16 @@ def entropy_reduce(m: Inputs, w: Window, flag: int, p: Any) -> Any:
     best, won = largest((real(0), -1), m, w, 0)
     if is_number(best):
         ratio = real(count(w.o, w.g, 0)) / real(sum_of_positive(np.float64(0), m, w, best))
-        return best * ratio, ratio, won
-    return best, real(0), won
+        return best * ratio, (ratio,), (won,)
+    return best, (real(0),), (won,)
 
 
 @device
 def entropy_spread(m: Saved, e: Link, flag: int, p: Any) -> Any:
-    real, dy, q = m.dy.dtype.type, m.dy[e.at], m.extra[e.at]
+    real, dy, q = m.dy.dtype.type, m.dy[e.at], m.floats[0][e.at]
     if m.x[e.here] <= 0:
         return real(0)
-    at_winner = (q + q) * dy if m.winner[e.at] == number(e.tap, e.g) else real(0)
+    at_winner = (q + q) * dy if m.indices[0][e.at] == number(e.tap, e.g) else real(0)
     return at_winner - q * q / real(count(e.o, e.g, 0)) * dy
 
 
@@ -214,6 +214,6 @@ TABLE = {
     **variant("lp_pool", *lp(no_weight), flag="normalize", p="p"),
     **variant("gaussian_lp_pool", *lp(weight), p="p", weights=lambda params: envelope(params.window, params.sigma)),
     **variant("stochastic_pool", stochastic_reduce, winner_spread, p="power"),
-    **variant("expectation_pool", expectation_reduce, expectation_spread, extra="total", p="power"),
-    **variant("entropy_pool", entropy_reduce, entropy_spread, extra="ratio"),
+    **variant("expectation_pool", expectation_reduce, expectation_spread, p="power"),
+    **variant("entropy_pool", entropy_reduce, entropy_spread),
 }

@@ -2,12 +2,13 @@
 
 `variant` makes an op's two kernels, and what launches them, of two device functions:
 
-    reduce(m, w, flag, p) -> y, extra, winner    of the window w in the maps m: Inputs
-    spread(m, e, flag, p) -> what x gets of one dy    through the link e in the maps m: Saved
+    reduce(m, w, flag, p) -> y, (float, ...), (index, ...)    of the window w in the maps m: Inputs
+    spread(m, e, flag, p) -> what x gets of one dy            through the link e in the maps m: Saved
 
-`reduce` reads its window with `over`, which holds the only loop over taps; `spread` is called in the only loop over the
-outputs that read an input. An array that a variant has not is one without planes; what `reduce` returns for it goes
-nowhere.
+The two tuples are what forward keeps beside y: the op's results of floats, and those of int32, each in order. They
+have at least one entry; an entry for which the op has no result goes nowhere. `reduce` reads its window with `over`,
+which holds the only loop over taps; `spread` is called in the only loop over the outputs that read an input. An array
+that a variant has not is one without planes.
 
 Maps are (N C, positions), contiguous: a plane per image and map (channels-last maps were copied on entry). Threads run
 along the positions of a plane, so that a warp reads and writes neighbours, and along planes; where a position's windows
@@ -19,11 +20,25 @@ Weak spot: of planes with few outputs (a global pool has one) neighbouring threa
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from ..backends.kernel import Float2, Float3, Int, Int2, Kernel, Real, copy, cuda, device, empty, kernel, view
+from ..backends.kernel import (
+    Arg,
+    Float2,
+    Float3,
+    Int,
+    Kernel,
+    Real,
+    Several,
+    copy,
+    cuda,
+    device,
+    empty,
+    kernel,
+    view,
+)
 from .geometry_cuda import Walk, WalkArg, readers, taps, unravel, walk
 from .records import registry
 
@@ -41,13 +56,13 @@ class Inputs(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What backward reads."""
+    """What backward reads. floats, indices: what forward kept, of each kind in the order of the op's `saved`."""
 
     dy: Any
     x: Any
     y: Any
-    extra: Any
-    winner: Any
+    floats: Any
+    indices: Any
     weights: Any
 
 
@@ -146,14 +161,14 @@ def peak(of: Callable[..., Any]) -> Any:
 @device
 def winner_spread(m: Saved, e: Link, flag: int, p: Any) -> Any:
     """dy to the element that won: for every pooling that chooses one."""
-    return m.dy[e.at] if m.winner[e.at] == number(e.tap, e.g) else m.dy.dtype.type(0)
+    return m.dy[e.at] if m.indices[0][e.at] == number(e.tap, e.g) else m.dy.dtype.type(0)
 
 
 # --- the kernels ---
 
 
-def forward_kernel(name: str, reduce: Callable[..., Any]) -> Kernel:
-    def forward(y: Float2, extra: Float2, winner: Int2, x: Float2, u: Float2, weights: Float3,
+def forward_kernel(name: str, reduce: Callable[..., Any], floats_of: Any, indices_of: Any) -> Kernel:
+    def forward(y: Float2, floats: floats_of, indices: indices_of, x: Float2, u: Float2, weights: Float3,
                 g: WalkArg, flag: Int, p: Real) -> None:  # fmt: skip
         m = Inputs(x, u, weights)
         first, plane0 = cuda.grid(2)
@@ -162,12 +177,14 @@ def forward_kernel(name: str, reduce: Callable[..., Any]) -> Kernel:
             o = unravel(i, g.out)
             start, low, high = bounds(o, g, 0)
             for plane in range(plane0, y.shape[0], planes):
-                value, more, won = reduce(m, Window((plane, i), o, start, low, high, g), flag, p)
+                value, kept, chosen = reduce(m, Window((plane, i), o, start, low, high, g), flag, p)
                 y[plane, i] = value
-                if plane < extra.shape[0]:
-                    extra[plane, i] = more
-                if plane < winner.shape[0]:
-                    winner[plane, i] = won
+                for k in range(len(floats)):
+                    if plane < floats[k].shape[0]:
+                        floats[k][plane, i] = kept[k]
+                for k in range(len(indices)):
+                    if plane < indices[k].shape[0]:
+                        indices[k][plane, i] = chosen[k]
 
     return kernel(forward, f"{name}_forward")
 
@@ -180,10 +197,10 @@ def tap_at(distance: int, dilation: int) -> int:
     return distance // dilation if distance % dilation == 0 else -1
 
 
-def backward_kernel(name: str, spread: Callable[..., Any]) -> Kernel:
-    def backward(dx: Float2, dy: Float2, x: Float2, y: Float2, extra: Float2, winner: Int2, weights: Float3,
+def backward_kernel(name: str, spread: Callable[..., Any], floats_of: Any, indices_of: Any) -> Kernel:
+    def backward(dx: Float2, dy: Float2, x: Float2, y: Float2, floats: floats_of, indices: indices_of, weights: Float3,
                  g: WalkArg, flag: Int, p: Real) -> None:  # fmt: skip
-        m = Saved(dy, x, y, extra, winner, weights)
+        m = Saved(dy, x, y, floats, indices, weights)
         first, plane0 = cuda.grid(2)
         step, planes = cuda.gridsize(2)
         for i in range(first, dx.shape[1], step):
@@ -212,7 +229,10 @@ def backward_kernel(name: str, spread: Callable[..., Any]) -> Kernel:
 
 
 def _planes(a: Any, arg: Any, real: Any) -> Any:
-    """An array as a kernel's argument of planes; without any where it is None, or unused and so without a shape."""
+    """An array as a kernel's argument of planes; without any where it is None, or unused and so without a shape. A
+    list of arrays as a tuple of as many as the kernel takes."""
+    if isinstance(arg, Several):
+        return tuple(_planes(each, arg.of, real) for each in (*a, *(None,) * (arg.count - len(a))))
     if a is None or a.ndim < 3:
         return empty((0, 1), real if arg.kind == "float" else arg.kind)
     return view(a, a.shape[0] * a.shape[1], math.prod(a.shape[2:]))
@@ -231,19 +251,29 @@ def _weights(axes: list[np.ndarray], dtype: Any) -> Any:
     return weights
 
 
+def _kinds(arrays: Any) -> tuple[list[Any], list[Any]]:
+    """Those of floats, and those of integers."""
+    whole = [a.dtype.kind in "iu" for a in arrays]
+    return [a for a, w in zip(arrays, whole, strict=True) if not w], [
+        a for a, w in zip(arrays, whole, strict=True) if w
+    ]
+
+
 def variant(
     name: str,
     reduce: Callable[..., Any],
     spread: Callable[..., Any],
     *,
-    extra: str = "",
+    floats: int = 1,
+    indices: int = 1,
     flag: str = "",
     p: str = "",
     weights: Callable[[Any], list[np.ndarray]] = lambda params: [],
 ) -> dict[str, tuple[Callable[..., None], Callable[..., Arrays]]]:
-    """An op's entry in a TABLE. extra: the name of its result that is neither y nor winner. flag, p: the names of the
+    """An op's entry in a TABLE. floats, indices: how many of each `reduce` keeps beside y. flag, p: the names of the
     parameters that its device functions get. weights: per axis, (output, tap), from its parameters."""
-    forward_of, backward_of = forward_kernel(name, reduce), backward_kernel(name, spread)
+    kept = Annotated[Any, Several(Arg("float", 2), floats)], Annotated[Any, Several(Arg("int32", 2), indices)]
+    forward_of, backward_of = forward_kernel(name, reduce, *kept), backward_kernel(name, spread, *kept)
 
     def launch(of: Kernel, params: Any, *maps: Any) -> None:
         """maps: the kernel's first arguments."""
@@ -253,15 +283,15 @@ def variant(
         of.plane(*planes[0].shape[::-1], *planes, _weights(weights(params), real), walk(params.window), *numbers)
 
     def forward(params: Any, out: Arrays, x: Any, u: Any = None) -> None:
-        winner = out[-1] if out[-1].dtype == np.int32 else None
-        launch(forward_of, params, out[0], out[1] if extra else None, winner, x, u)
+        launch(forward_of, params, out[0], *_kinds(out[1:]), x, u)
 
     def backward(params: Any, needs: tuple[bool, ...], dy: Any, *saved: Any) -> Arrays:
         dx = None
         if needs[0]:
-            kept = dict(zip(registry[name].saved, saved, strict=True))
+            given = dict(zip(registry[name].saved, saved, strict=True))
+            x, y = given.pop("x", None), given.pop("y", None)
             dx = empty((*dy.shape[:2], *params.window.size), dy.dtype)
-            launch(backward_of, params, dx, dy, *(kept.get(a) for a in ("x", "y", extra, "winner")))
+            launch(backward_of, params, dx, dy, x, y, *_kinds(given.values()))
         return (dx, *(None,) * (len(needs) - 1))
 
     return {name: (forward, backward)}
