@@ -9,7 +9,8 @@ def reduce(v, p):  # v.values: (N, C, *O, T), -inf where a window hangs over the
     order = np.argsort(-v.values, axis=-1, kind="stable")[..., :2]
     largest = np.take_along_axis(v.values, order, axis=-1)
     y = np.where(v.n == 1, largest[..., 0], largest.mean(axis=-1))
-    return y, order[..., 0].astype(np.int32), order[..., -1].astype(np.int32)
+    second = np.where(v.n == 1, order[..., 0], order[..., -1])
+    return y, order[..., 0].astype(np.int32), second.astype(np.int32)
 
 
 def gradient(v, p, dy, first, second):

@@ -6,10 +6,12 @@ In the simulator all memory that kernels write holds NaN before (backends/kernel
 import inspect
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +172,29 @@ def test_a_pooling_variant_is_two_device_functions_and_a_line(square_pool):
             expected, reference = run(record, case.arrays, case.attrs, "numpy")
             agree(y, expected, record.name)
             agree(context.backward(y)[0], reference.backward(y)[0], record.name)
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_example_of_the_documentation(monkeypatch):
+    """docs/pooling-variant.md: an op that keeps two indices, in NumPy and on the device."""
+    assert (EXAMPLES / "top_two_pool_cuda.py").read_text() in (EXAMPLES.parent / "docs/pooling-variant.md").read_text()
+    monkeypatch.setattr(records, "_registry", dict(records._registry))
+    monkeypatch.setattr(kernel, "KERNELS", [])
+    ops = runpy.run_path(str(EXAMPLES / "top_two_pool.py"))
+    for name, pair in runpy.run_path(str(EXAMPLES / "top_two_pool_cuda.py"))["TABLE"].items():
+        monkeypatch.setitem(select.load("cuda")._table, name, pair)
+    for name in ("top_two_pool", "global_top_two_pool"):
+        op = ops[name].op
+        for seed in range(10):
+            case = op.domain(Draw(seed))
+            y, context = run(op, case.arrays, case.attrs, "cuda")
+            expected, reference = run(op, case.arrays, case.attrs, "numpy")
+            agree(y, expected, name)
+            for kept, right in zip(context.saved, reference.saved, strict=True):
+                assert np.array_equal(kept, right)
+            agree(context.backward(y)[0], reference.backward(y)[0], name)
 
 
 # --- awkward points ---
