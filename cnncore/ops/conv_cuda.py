@@ -68,6 +68,24 @@ def accumulate(sums: Any, a: Any, b: Any, row: int, column: int, depth: int) -> 
 
 
 @device
+def end_run(whole: Any, sums: Any, me: int) -> None:
+    """Add a run of a thread's sums to the sums of its other runs, and begin anew."""
+    for i in range(EACH_ROW):
+        for j in range(EACH_COLUMN):
+            whole[i, j, me] += sums[i, j]
+            sums[i, j] = sums.dtype.type(0)
+
+
+@device
+def locate(table: Any, e: int, index: int, shape: Any) -> int:
+    """Write where a column or a depth index lies: its image or map, its coordinates. Returns its number there."""
+    size = shape[0] * shape[1] * shape[2]
+    table[0, e] = index // size
+    table[1, e], table[2, e], table[3, e] = unravel(index % size, shape)
+    return index % size
+
+
+@device
 def under(o: int, tap: int, stride: int, dilation: int, begin: int, size: int) -> int:
     """Along one axis: the position that output o reads through a tap, or -1 for padding."""
     at = o * stride - begin + tap * dilation
@@ -81,8 +99,73 @@ def reached(i: int, tap: int, stride: int, dilation: int, begin: int, out: int) 
     return at // stride if at >= 0 and at % stride == 0 and at // stride < out else -1
 
 
-def _product(reading: int) -> Callable[..., None]:
-    """The kernel above for one of the three readings, a constant of the compiled code."""
+Four = tuple[int, int, int, int]
+
+
+@device
+def element(b: Any, image: int, channel: int, d: int, h: int, w: int) -> Any:
+    """An element of maps of rank 5, 0 on padding."""
+    return b[image, channel, d, h, w] if d >= 0 and h >= 0 and w >= 0 else b.dtype.type(0)
+
+
+# What a row and a depth index read of A, and a column and a depth index of B, for each of the three products. `first`
+# and `number`: the depth index's map or image, and its place there. `column`, `depth`: image or map, and coordinates.
+
+
+@device
+def filters_by_row(a: Any, row: int, group: int, rows: int, maps: int, first: int, number: int) -> Any:
+    return a[group * rows + row, first, number]
+
+
+@device
+def filters_by_depth(a: Any, row: int, group: int, rows: int, maps: int, first: int, number: int) -> Any:
+    return a[group * maps + first, row, number]
+
+
+@device
+def dy_by_depth(a: Any, row: int, group: int, rows: int, maps: int, first: int, number: int) -> Any:
+    return a[first, group * rows + row, number]
+
+
+@device
+def x_under(b: Any, column: Four, depth: Four, channel0: int, g: WalkArg) -> Any:
+    """The column is an output, the depth index a map and a tap."""
+    d = under(column[1], depth[1], g.stride[0], g.dilation[0], g.begin[0], g.size[0])
+    h = under(column[2], depth[2], g.stride[1], g.dilation[1], g.begin[1], g.size[1])
+    w = under(column[3], depth[3], g.stride[2], g.dilation[2], g.begin[2], g.size[2])
+    return element(b, column[0], channel0 + depth[0], d, h, w)
+
+
+@device
+def dy_reached(b: Any, column: Four, depth: Four, channel0: int, g: WalkArg) -> Any:
+    """The column is an input, the depth index a map and a tap."""
+    d = reached(column[1], depth[1], g.stride[0], g.dilation[0], g.begin[0], g.out[0])
+    h = reached(column[2], depth[2], g.stride[1], g.dilation[1], g.begin[1], g.out[1])
+    w = reached(column[3], depth[3], g.stride[2], g.dilation[2], g.begin[2], g.out[2])
+    return element(b, column[0], channel0 + depth[0], d, h, w)
+
+
+@device
+def x_by_tap(b: Any, column: Four, depth: Four, channel0: int, g: WalkArg) -> Any:
+    """The column is a map and a tap, the depth index an image and an output."""
+    d = under(depth[1], column[1], g.stride[0], g.dilation[0], g.begin[0], g.size[0])
+    h = under(depth[2], column[2], g.stride[1], g.dilation[1], g.begin[1], g.size[1])
+    w = under(depth[3], column[3], g.stride[2], g.dilation[2], g.begin[2], g.size[2])
+    return element(b, depth[0], channel0 + column[0], d, h, w)
+
+
+@device
+def finished(value: Any, bias: Any, row: int, relu: int) -> Any:
+    """A sum with its bias, where there is one, and rectified."""
+    if bias.shape[0] > 0:
+        value += bias[row]
+    if relu == 1 and value <= 0:  # so that NaN stays
+        return bias.dtype.type(0)
+    return value
+
+
+def _product(read_a: Any, read_b: Any) -> Callable[..., None]:
+    """The kernel above for one of the three products, given what it reads of A and B."""
 
     def product(
         out: Float3, a: Float3, b: Float5, bias: Float1, g: WalkArg, depth_shape: Triple, column_shape: Triple,
@@ -92,94 +175,62 @@ def _product(reading: int) -> Callable[..., None]:
         (N, K, O); b is x or dy, of rank 5; bias (rows,) or empty; relu: 0 or 1."""
         a_tile = cuda.shared.array((DEPTH, A_PITCH), out.dtype)
         b_tile = cuda.shared.array((DEPTH, COLUMNS), out.dtype)
-        column_at = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
-        depth_at = cuda.shared.array((5, DEPTH), np.int64)  # the same of every depth index, and its number
+        at_column = cuda.shared.array((4, COLUMNS), np.int64)  # image or map, and coordinates, of every column
+        at_depth = cuda.shared.array((5, DEPTH), np.int64)  # the same of every depth index, and its number
         sums = cuda.local.array((EACH_ROW, EACH_COLUMN), out.dtype)
         whole = cuda.shared.array((EACH_ROW, EACH_COLUMN, TILE_THREADS), out.dtype)  # of runs; registers are scarce
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-        me = ty * COLUMN_THREADS + tx
+        me, zero = ty * COLUMN_THREADS + tx, out.dtype.type(0)
 
-        rows = out.shape[1] // groups
+        rows, maps = out.shape[1] // groups, b.shape[1] // groups  # of a group; maps of b
         row_tiles, column_tiles = (rows + ROWS - 1) // ROWS, (columns + COLUMNS - 1) // COLUMNS
         rest = cuda.blockIdx.x // column_tiles
         row0, column0 = rest % row_tiles * ROWS, cuda.blockIdx.x % column_tiles * COLUMNS
-        rest = rest // row_tiles
-        group, part = rest % groups, rest // groups
-        maps = b.shape[1] // groups  # maps of b in a group
-        depth_size = depth_shape[0] * depth_shape[1] * depth_shape[2]
-        column_size = column_shape[0] * column_shape[1] * column_shape[2]
+        group, part = rest // row_tiles % groups, rest // row_tiles // groups
 
         for i in range(EACH_ROW):
             for j in range(EACH_COLUMN):
-                sums[i, j], whole[i, j, me] = out.dtype.type(0), out.dtype.type(0)
+                sums[i, j], whole[i, j, me] = zero, zero
         for e in range(me, COLUMNS, TILE_THREADS):
-            j = min(column0 + e, columns - 1)
-            column_at[0, e] = j // column_size
-            column_at[1, e], column_at[2, e], column_at[3, e] = unravel(j % column_size, column_shape)
+            locate(at_column, e, min(column0 + e, columns - 1), column_shape)
 
         for start in range(part * part_depth, min((part + 1) * part_depth, depth), DEPTH):
             steps = min(DEPTH, min((part + 1) * part_depth, depth) - start)
             for e in range(me, steps, TILE_THREADS):
-                depth_at[0, e] = (start + e) // depth_size
-                depth_at[4, e] = (start + e) % depth_size
-                depth_at[1, e], depth_at[2, e], depth_at[3, e] = unravel((start + e) % depth_size, depth_shape)
+                at_depth[4, e] = locate(at_depth, e, start + e, depth_shape)
             cuda.syncthreads()  # the tables are written, and the tiles of the step before are used up
             for e in range(me, ROWS * DEPTH, TILE_THREADS):
                 i, k = e // DEPTH, e % DEPTH  # neighbouring threads along the depth, as A lies in memory
-                value = out.dtype.type(0)
-                if k < steps and row0 + i < rows:
-                    first, number = depth_at[0, k], depth_at[4, k]
-                    if reading == FORWARD:
-                        value = a[group * rows + row0 + i, first, number]
-                    elif reading == INPUT:
-                        value = a[group * maps + first, row0 + i, number]
-                    else:
-                        value = a[first, group * rows + row0 + i, number]
-                a_tile[k, i] = value
+                first, place, inside = at_depth[0, k], at_depth[4, k], k < steps and row0 + i < rows
+                a_tile[k, i] = read_a(a, row0 + i, group, rows, maps, first, place) if inside else zero
             for e in range(me, steps * COLUMNS, TILE_THREADS):
                 k, j = e // COLUMNS, e % COLUMNS
-                cd, ch, cw = column_at[1, j], column_at[2, j], column_at[3, j]
-                kd, kh, kw = depth_at[1, k], depth_at[2, k], depth_at[3, k]
-                image, channel = column_at[0, j], group * maps + depth_at[0, k]
-                if reading == FORWARD:
-                    d = under(cd, kd, g.stride[0], g.dilation[0], g.begin[0], g.size[0])
-                    h = under(ch, kh, g.stride[1], g.dilation[1], g.begin[1], g.size[1])
-                    w = under(cw, kw, g.stride[2], g.dilation[2], g.begin[2], g.size[2])
-                elif reading == INPUT:
-                    d = reached(cd, kd, g.stride[0], g.dilation[0], g.begin[0], g.out[0])
-                    h = reached(ch, kh, g.stride[1], g.dilation[1], g.begin[1], g.out[1])
-                    w = reached(cw, kw, g.stride[2], g.dilation[2], g.begin[2], g.out[2])
-                else:
-                    image, channel = depth_at[0, k], group * maps + column_at[0, j]
-                    d = under(kd, cd, g.stride[0], g.dilation[0], g.begin[0], g.size[0])
-                    h = under(kh, ch, g.stride[1], g.dilation[1], g.begin[1], g.size[1])
-                    w = under(kw, cw, g.stride[2], g.dilation[2], g.begin[2], g.size[2])
-                inside = d >= 0 and h >= 0 and w >= 0
-                b_tile[k, j] = b[image, channel, d, h, w] if inside else out.dtype.type(0)
+                of_column = at_column[0, j], at_column[1, j], at_column[2, j], at_column[3, j]
+                of_depth = at_depth[0, k], at_depth[1, k], at_depth[2, k], at_depth[3, k]
+                b_tile[k, j] = read_b(b, of_column, of_depth, group * maps, g)
             cuda.syncthreads()
             accumulate(sums, a_tile, b_tile, ty, tx, steps)
             if start % RUN == RUN - DEPTH:
-                for i in range(EACH_ROW):
-                    for j in range(EACH_COLUMN):
-                        whole[i, j, me] += sums[i, j]
-                        sums[i, j] = out.dtype.type(0)
+                end_run(whole, sums, me)
 
+        end_run(whole, sums, me)
         for i in range(EACH_ROW):
             row = row0 + ty + ROW_THREADS * i
             for j in range(EACH_COLUMN):
                 column = column0 + tx + COLUMN_THREADS * j
                 if row < rows and column < columns:
-                    value = whole[i, j, me] + sums[i, j]
-                    if bias.shape[0] > 0:
-                        value += bias[group * rows + row]
-                    if relu == 1 and value <= 0:  # so that NaN stays
-                        value = out.dtype.type(0)
+                    value = finished(whole[i, j, me], bias, group * rows + row, relu)
                     out[part + column // out.shape[2], group * rows + row, column % out.shape[2]] = value
 
     return product
 
 
-PRODUCTS = [kernel(_product(r), name) for r, name in enumerate(("conv_forward", "conv_input", "conv_weight"))]
+READS = {
+    "conv_forward": (filters_by_row, x_under),
+    "conv_input": (filters_by_depth, dy_reached),
+    "conv_weight": (dy_by_depth, x_by_tap),
+}
+PRODUCTS = [kernel(_product(*reads), name) for name, reads in READS.items()]
 
 
 @kernel
