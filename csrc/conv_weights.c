@@ -46,10 +46,10 @@ static void FN(add_pixels)(REAL *sum, const REAL *above, int64_t count, int64_t 
     }
 }
 
-/* How backward to w is cut: tasks of `rows` rows by `blocks` blocks of maps, each in `parts` parts of the pixels. Only
- * shapes decide, and parts are added in order, so that results do not depend on the number of threads. A part's sums
- * are [block][row][lane], and behind them those of the bias. Where a part is long, the sums of DEEP_PARTS times PIXELS
- * pixels are added up in double, behind that; `own` is all that a part takes. */
+/* How backward to w is cut: into tasks of `rows` rows by `blocks` blocks of maps, each in `parts` parts of the pixels.
+ * Only shapes decide, and parts are added in order, so results do not depend on the number of threads. A part has
+ * `size` sums [block][row][lane], with those of the bias behind them. Where a part is long, sums over DEEP_PARTS *
+ * PIXELS pixels are added up in double, behind these. `own` is the memory of a part with all of that. */
 #define weight_cut FN(cc_weight_cut)
 typedef struct { int64_t row_tasks, map_tasks, rows, blocks, parts, size, own; } weight_cut;
 

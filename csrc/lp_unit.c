@@ -67,8 +67,8 @@ typedef struct {
     REAL *x_maps, *dx_maps, *y_maps;
 } unit_job;
 
-/* The distance in memory from a run of units to the next, which is in the same maps or in those of the next group. It
- * is an upper bound where units overlap. */
+/* The distance in memory from a run of units to the next, which is in the same maps or in those of the next group.
+ * Where units overlap, it is a little too short. */
 static int64_t FN(ahead_of)(const unit_job *j, int64_t unit) {
     return unit + j->run < j->units ? j->run : j->pieces * j->pixels - unit;
 }

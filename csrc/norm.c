@@ -8,11 +8,14 @@
  * it. There a box sum is a sum of vectors `step` apart, over the whole buffer, without borders. Nothing is subtracted,
  * so nothing cancels, and an infinite element does not outlive its window.
  *
- *   v1  transposed blocks, van Herk's sums     v2  blocks as above: 2 to 3.5 times as fast
+ *   v1  transposed blocks, van Herk's sums
+ *   v2  blocks as above: 2 to 3.5 times as fast
  *   v3  half of the blocks per thread, non-temporal stores: lrn takes 0.40 to 0.64 of the time
  *   v4  powers from the processor's approximate root, one division: 0.79 to 0.89
- *   v5  rows at whole vectors, x and dy fetched apart: 0.90 to 1.03     v6  overflow tested once per block: 0.91 to 1
- *   v7  six vectors at a time (AVX-512): 0.72 to 0.93     v8  the block after the next is fetched: 0.7 to 0.9
+ *   v5  rows at whole vectors, x and dy fetched apart: 0.90 to 1.03
+ *   v6  overflow tested once per block: 0.91 to 1
+ *   v7  six vectors at a time (AVX-512): 0.72 to 0.93
+ *   v8  the block after the next is fetched: 0.7 to 0.9
  *
  * What limits it, measurements, and what did not help: docs/kernels/norm.md. */
 #include "twice.h"
@@ -25,7 +28,7 @@
 #define GROUP (CC_VECTOR_BYTES == 64 ? 6 : 4) /* vectors at a time, then FEW, then one */
 #define FEW 2
 #define SMALL 8192      /* bytes of a block that is one piece of memory */
-#define LARGE 32768     /* bytes of a block of rows: longer rows are fetched better, but larger blocks leave the cache */
+#define LARGE 32768     /* bytes of a block of rows: long rows are fetched better, but larger blocks leave the cache */
 #define DIRECT_WIDTH 8  /* wider boxes are made of four narrower boxes and a rest */
 #define EACH UNROLL for (int l = 0; l < group; l++)
 #define EACH_LINE UNROLL for (int l = 0; l < group; l += MAX(64 / CC_VECTOR_BYTES, 1))
