@@ -70,7 +70,7 @@ def sections() -> dict[str, set[str]]:
         if folder := re.match(r"(\w+)/", line):
             here = named.setdefault(folder[1], set())
         if line:
-            here |= set(re.findall(r"(?<![\w*])\w+\.(?:py|c|h|md)\b", line))
+            here |= set(re.findall(r"(?<![\w*/])\w+\.(?:py|c|h|md)\b", line))
     return named
 
 
