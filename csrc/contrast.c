@@ -154,7 +154,7 @@ static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, cons
 #endif
 
 /* subtractive_norm, forward and backward. They differ in the direction of the blur. Forward also subtracts the first
- * element of x from all others, if that element is finite: see cnncore/ops/contrast.py. */
+ * element of x from every element, if it is finite: see cnncore/ops/contrast.py. */
 static int64_t FN(subtract)(cc_out y, cc_in x, const cc_subtractive_norm *p, int turned, void *scratch) {
     const contrast_job j = FN(contrast_plan)(x, p->before, p->after, p->sigma, 1, scratch);
     if (!scratch) return j.bytes;

@@ -239,8 +239,8 @@ int64_t FN(add_backward)(cc_out dxs, cc_in dy, const cc_add *p, void *scratch) {
     return 0;
 }
 
-/* Behind the axis in memory, every array holds the same `inner` elements; an array's share of one outer step is
- * inner times its own length along the axis. */
+/* Copies parts side by side along an axis into `whole`, or back with `split`. The axes inside that axis in memory have
+ * `inner` elements in every array. In one outer step a part gives inner times its own length along the axis. */
 static void FN(concat)(cc_in whole, cc_in parts, const cc_concat *p, int split) {
     const int64_t axis = p->axis < 2 ? p->axis : p->axis + 5 - p->rank;
     const int64_t inner = whole->stride[axis], step = inner * whole->shape[axis];
@@ -269,7 +269,8 @@ int64_t FN(concat_backward)(cc_out dxs, cc_in dy, const cc_concat *p, void *scra
     return 0;
 }
 
-/* The same for one part of the maps: `back` writes it into a whole of zeros. */
+/* Copies some of the maps of `whole` to `part`. With `back` it copies the part to `whole` and sets the other maps to
+ * 0. */
 static void FN(slice)(cc_in whole, cc_in part, const cc_slice *p, int back) {
     const int64_t inner = whole->stride[1], step = inner * whole->shape[1];
     const int64_t before = inner * p->start, length = inner * (p->stop - p->start), after = step - before - length;
