@@ -1,7 +1,8 @@
 """Does training with algorithm "auto" reach what "direct" does? `python bench/accuracy.py lenet --seed 0`.
 
 Trains one network on the embedded digits from one seed, with either algorithm in every convolution: the same initial
-weights, order and shifts. Prints a line of the test errors. docs/winograd.md holds the figures of several seeds.
+weights, order and shifts. Prints a line of the test errors. Figures of several seeds:
+docs/kernels/winograd.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/* What a module says about its own build; kernels_build.py defines the strings. */
+/* What a module says about its own build. kernels_build.py defines the strings. */
 #include "kernels.h"
 
 const char *cc_sources(void) { return CC_SOURCES; }

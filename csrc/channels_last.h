@@ -1,6 +1,5 @@
-/* A feature map as kernels like to read it: channels contiguous, zero padding in place. Arrays that are like that
- * already are read where they stand; others are packed into scratch once per call. Included by kernel files, after
- * twice.h. */
+/* A feature map in the form that kernels read: channels contiguous, zero padding in place. An array that has this form
+ * is read where it stands. Others are packed into scratch once per call. Included by kernel files, after twice.h. */
 
 #define map_view FN(cc_map_view)
 typedef struct {
@@ -8,7 +7,8 @@ typedef struct {
     int64_t n, s[3];    /* strides of image and of the three spatial axes, in elements; a channel's is 1 */
 } map_view;
 
-/* One image row: w pixels of c channels; V x V elements at a time in registers, the rest one by one. */
+/* Packs one row of an image: w pixels of c channels. Squares of V x V elements are transposed in registers, the rest
+ * element by element. */
 static void FN(pack_row)(REAL *to, const REAL *from, int64_t w, int64_t c, int64_t stride_w, int64_t stride_c) {
     if (stride_c == 1 || c == 1) {
         if (stride_w == c) memcpy(to, from, w * c * sizeof(REAL));
@@ -23,8 +23,8 @@ static void FN(pack_row)(REAL *to, const REAL *from, int64_t w, int64_t c, int64
         for (int64_t i = k < even_c ? even_w : 0; i < w; i++) to[i * c + k] = from[i * stride_w + k * stride_c];
 }
 
-/* View t with `low` zeros in front of every spatial axis and a padded size of `padded`. The copy, where one is needed,
- * comes from the arena; with an arena that only counts, nothing is read or written. */
+/* A view of t with `low` zeros in front of every spatial axis and a size of `padded`. If a copy is needed, it is taken
+ * from the arena. With an arena that only counts, nothing is read or written. */
 static inline map_view FN(view)(cc_in t, const int64_t low[3], const int64_t padded[3], cc_arena *arena) {
     const int64_t *shape = t->shape, *stride = t->stride;
     const int64_t c = shape[1];

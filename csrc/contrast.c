@@ -1,8 +1,9 @@
-/* Local contrast normalisation: subtractive_norm and divisive_norm.
+/* Local contrast normalisation: subtractive_norm and divisive_norm (formulas: cnncore/ops/contrast.py).
  *
- * A task is an image: its maps are reduced to one plane, the plane is blurred, and the maps are gone through once more,
- * most often from cache. The blur is separable and works on a plane alone, so its time is small beside that of the maps.
- * Maps are gone through in the order of memory, plane by plane or pixel by pixel; the compiler vectorises those loops. */
+ * A task is an image. Its maps are reduced to one plane. The plane is blurred. Then the maps are gone through once
+ * more, most often from cache. The blur is separable and works on one plane, so it takes little time beside the maps.
+ * Maps are gone through in the order of memory, plane by plane or pixel by pixel. The compiler vectorises those
+ * loops. */
 #include "twice.h"
 
 #ifdef REAL
@@ -15,15 +16,15 @@
 #define EPS 0x1p-52
 #endif
 
-/* Along each axis the Gaussian's weights for the distances -before ... after; `inverse`, for every pixel: 1 over the sum
- * of its real weights, a product over the axes. */
+/* One call. weights[a] holds the Gaussian along axis a, for the distances -before ... after. `inverse` holds for every
+ * pixel 1 over the sum of the weights that fall on real elements; that is a product over the axes. */
 #define contrast_job FN(cc_contrast_job)
 typedef struct {
     const int64_t *before, *after;
     int64_t images, maps, pixels, image, size[3], bytes, own_count;
-    int last; /* pixel by pixel */
-    REAL *weights[3], *inverse, *own; /* own: per thread, `planes` planes and a padded one, */
-    int64_t whole;                    /* and here, of many maps, a plane of sums in double */
+    int last; /* channels last: maps are gone through pixel by pixel */
+    REAL *weights[3], *inverse, *own; /* own, per thread: `planes` planes and a padded plane; */
+    int64_t whole;                    /* from here on, if there are many maps, a plane of sums in double */
 } contrast_job;
 
 static contrast_job FN(contrast_plan)(cc_in x, const int64_t *before, const int64_t *after, const double *sigma,
@@ -61,7 +62,8 @@ INLINE vec FN(sum_taps)(const REAL *a, const REAL *g, int64_t taps, int64_t inne
     return sum;
 }
 
-/* a_k = sum over the distances d of g_d a_{k + d inner}, over `count` elements; `padded` holds them between zeros. */
+/* a_k = sum over the distances d of g_d a_{k + d inner}, for `count` elements, in place. `padded` holds a between
+ * zeros. */
 static void FN(blur_line)(REAL *a, REAL *padded, const REAL *g, int64_t count, int64_t inner, int64_t before,
                           int64_t after, int step) {
     memset(padded, 0, before * inner * sizeof(REAL));
@@ -82,7 +84,7 @@ static void FN(blur_line)(REAL *a, REAL *padded, const REAL *g, int64_t count, i
     }
 }
 
-/* The Gaussian mean around every element of a plane, in place; `turned`: its transpose. */
+/* The Gaussian mean around every element of a plane, in place. `turned`: the transposed operation, for backward. */
 static void FN(blur)(const contrast_job *j, REAL *a, REAL *padded, int turned) {
     int64_t inner = 1;
     for (int64_t s = 0; turned && s < j->pixels; s++) a[s] *= j->inverse[s];
@@ -98,7 +100,7 @@ static void FN(blur)(const contrast_job *j, REAL *a, REAL *padded, int turned) {
     for (int64_t s = 0; !turned && s < j->pixels; s++) a[s] *= j->inverse[s];
 }
 
-/* Sum over a pixel's maps of a b, or where b is NULL of a - less. */
+/* Sum over the maps of a pixel of a b; of a - less, if b is NULL. */
 INLINE double FN(sum_pixel)(const REAL *a, const REAL *b, int64_t maps, REAL less) {
     double whole = 0;
     int64_t c = 0;
@@ -114,7 +116,7 @@ INLINE double FN(sum_pixel)(const REAL *a, const REAL *b, int64_t maps, REAL les
     return whole;
 }
 
-/* plane = (sum over the maps of a b) * scale; where b is NULL, of a - less. `whole`: see contrast_job. */
+/* plane = (sum over the maps of a b) * scale; of a - less, if b is NULL. `whole`: see contrast_job. */
 static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, const REAL *b, REAL less, REAL scale,
                          double *whole) {
     const int64_t pixels = j->pixels;
@@ -140,7 +142,7 @@ static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, cons
     for (int64_t s = 0; s < pixels; s++) plane[s] *= scale;
 }
 
-/* Every element of an image, in the order of memory: `i` its place, `s` its pixel. */
+/* Does `work` for every element of an image, in the order of memory. i is its place, s its pixel. */
 #ifndef EACH
 #define EACH(j, i, s, work)                                                                                       \
     if ((j)->last)                                                                                                 \
@@ -151,8 +153,8 @@ static void FN(sum_maps)(const contrast_job *j, REAL *plane, const REAL *a, cons
             for (int64_t s = 0, i = c * (j)->pixels; s < (j)->pixels; s++, i++) work
 #endif
 
-/* Forward and backward of subtractive_norm differ in the direction of the blur, and in that x is taken less its first
- * element (if that is a number): see cnncore/ops/contrast.py. */
+/* subtractive_norm, forward and backward. They differ in the direction of the blur. Forward also subtracts the first
+ * element of x from every element, if it is finite: see cnncore/ops/contrast.py. */
 static int64_t FN(subtract)(cc_out y, cc_in x, const cc_subtractive_norm *p, int turned, void *scratch) {
     const contrast_job j = FN(contrast_plan)(x, p->before, p->after, p->sigma, 1, scratch);
     if (!scratch) return j.bytes;
@@ -175,8 +177,8 @@ int64_t FN(subtractive_norm_backward)(cc_out dx, cc_in dy, const cc_subtractive_
     return FN(subtract)(dx, dy, p, 1, scratch);
 }
 
-/* d = max(r, its mean, floor), and which of them it is: see cnncore/ops/contrast.py, whose order of equals this is. NaN
- * stays. */
+/* d = max(r, mean of r, floor), and which of the three it is. Among equals the order is that of
+ * cnncore/ops/contrast.py. NaN stays. */
 #ifndef CONTRAST_WINNER
 #define CONTRAST_WINNER
 enum { RESPONSE, MEAN, FLOOR };

@@ -1,5 +1,5 @@
-/* The op: which kernel computes what. Winograd (conv_winograd.c) in float where it is asked for or cheaper, the direct
- * kernels (conv_direct.c) for the rest. */
+/* The op conv: chooses which kernel computes what. In float, Winograd (conv_winograd.c) where it is asked for or
+ * cheaper. Everything else goes to the direct kernels (conv_direct.c). */
 #include "twice.h"
 
 #ifdef REAL
@@ -14,7 +14,7 @@ int64_t FN(conv_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, 
     return FN(cc_direct_forward)(y, x, w, b, p, scratch);
 }
 
-/* Each gradient in its own way, one after the other in the same scratch. */
+/* Each gradient may take another way. They run one after the other in the same scratch. */
 int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, const cc_conv *p,
                           void *scratch) {
     int64_t wanted = 0;
@@ -27,7 +27,7 @@ int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc
     if (cc_wanted(dw) && cc_winograd_chosen(p, dy->shape[0], dy->shape + 3, channels, maps, 0)) {
         const int64_t result = cc_winograd_backward_weights(dw, dy, x, p, scratch);
         wanted = MAX(wanted, result);
-        if (scratch && !result) dw = NULL; /* where it is not finite, the direct kernel does it again */
+        if (scratch && !result) dw = NULL; /* if dw is not finite, the direct kernel computes it again */
     }
 #endif
     const int64_t direct = FN(cc_direct_backward)(dx, dw, db, dy, x, w, p, scratch);
@@ -35,10 +35,10 @@ int64_t FN(conv_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc
 }
 
 int64_t FN(conv_relu_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv *p, void *scratch) {
-    return FN(conv_forward)(y, x, w, b, p, scratch); /* which does as p->relu says */
+    return FN(conv_forward)(y, x, w, b, p, scratch); /* p->relu is set */
 }
 
-/* That of conv, on a dy that is 0 where y is. */
+/* The backward of conv, with a dy that is set to 0 where y is 0. */
 int64_t FN(conv_relu_backward)(cc_out dx, cc_out dw, cc_out db, cc_in dy, cc_in x, cc_in w, cc_in y, const cc_conv *p,
                                void *scratch) {
     cc_arena arena = {scratch, 0};

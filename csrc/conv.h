@@ -1,4 +1,4 @@
-/* What the files of convolution share: rows, runs, pixel grids, and block sizes (see conv_direct.c). Included after
+/* What the files of convolution share: rows, runs, pixel grids, block sizes and the inner loop. Included after
  * twice.h. */
 
 #ifndef NV
@@ -6,22 +6,22 @@
 #if defined(__aarch64__)
 #define MR 12
 #elif CC_VECTOR_BYTES == 64
-#define MR 8 /* more pixels' pointers than these would not stay in x86's registers */
+#define MR 8 /* x86 has no registers for more pointers */
 #elif CC_VECTOR_BYTES == 32
 #define MR 6
 #else
-#define MR 4 /* no fused multiply-add: products need registers too */
+#define MR 4 /* there is no fused multiply-add, so products need registers, too */
 #endif
 #define DOT_PIXELS 4
 #define DOT_MAPS 3
 /* Sizes of what a task holds in L1 (32 KiB): a panel of KC rows of a block of maps, and the sums of PIXELS pixels.
- * Backward to w, PIXELS pixels of a block of maps of dy; in L2, the sums of ROWS rows by WEIGHT_MAPS maps. */
+ * Backward to w: PIXELS pixels of a block of maps of dy in L1, and the sums of ROWS rows by WEIGHT_MAPS maps in L2. */
 #define KC 256
 #define PIXELS (MR * 16)
 #define ROWS 192
 #define WEIGHT_MAPS 192
-#define DEEP (4 * KC) /* terms at most that are added up in REAL; of more, the sums of so many in double. Backward to w, */
-#define DEEP_PARTS 64 /* so many times PIXELS */
+#define DEEP (4 * KC) /* terms that are added up in REAL, at most; sums of DEEP terms are added up in double */
+#define DEEP_PARTS 64 /* the same backward to w: DEEP_PARTS * PIXELS terms */
 #define MAP_BLOCKS 4 /* blocks of maps per task where there are few tasks */
 #endif
 #define BLOCK (NV * V) /* maps per block */
@@ -29,7 +29,8 @@
 #define run FN(cc_run)
 typedef struct { int64_t offset, length; } run;
 
-/* The rows of a reduction: where each stands relative to a pixel in the map it is gathered from, and in the weights. */
+/* The rows of a reduction. A row has an offset from the pixel in the map that is read, and a place in the weights. A
+ * run is rows whose offsets follow each other. */
 #define row_list FN(cc_row_list)
 typedef struct {
     int64_t count, runs;
@@ -71,8 +72,8 @@ INLINE void FN(locate)(const pixel_grid *g, int64_t first, int64_t count, int64_
     }
 }
 
-/* The inner loop of all direct kernels: acc[m] += sum over i of x[m][at[i]] lanes[i]. Forward, i are rows, m pixels,
- * and lanes maps of w; backward to w, i are pixels, m rows, and lanes maps of dy. */
+/* The inner loop of all direct kernels: acc[m] += sum over i of x[m][at[i]] * lanes[i]. Forward, i counts rows, m
+ * counts pixels, and lanes are maps of w. Backward to w, i counts pixels, m counts rows, and lanes are maps of dy. */
 INLINE void FN(gather_tile)(const int64_t *at, int64_t count, const REAL *const x[MR], const REAL *lanes,
                             vec acc[MR][NV]) {
     for (int64_t i = 0; i < count; i++, lanes += BLOCK) {

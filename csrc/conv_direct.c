@@ -1,43 +1,18 @@
-/* Direct convolution, forward and backward to x, as register-blocked products without im2col.
- *
- * One engine, `gather`, computes
+/* Direct convolution, forward and backward to x, as register-blocked products without im2col. One engine, `gather`:
  *
  *     y[pixel][k] = bias[k] + sum over rows r of x[base(pixel) + offset(r)] * w[r][k]
  *
- * on a channels-last, zero-padded x. A row is a (tap, channel) pair; its offset from the pixel's base does not depend
- * on the pixel, so stride, dilation and rank live in lists of offsets and nowhere else.
+ * x is channels last and zero-padded. A row is a pair (tap, channel). Its offset does not depend on the pixel, so
+ * stride, dilation and rank are in lists of offsets alone. Backward to x is the same on dy: with stride s the pixels of
+ * dx fall into s phases per axis, those of a phase share their taps, and each phase is a call of gather. Backward to w:
+ * conv_weights.c. With few maps most lanes would be empty; there the reduction is the vector (`dot`).
  *
- *   forward          pixels of y, all taps.
- *   backward to x    the same on dy. With stride s, the pixels of dx fall into s phases per axis; those of one phase
- *                    share their taps, so each phase is one call of gather (with stride 1 there is one phase).
- *   backward to w    conv_weights.c: the same inner loop (conv.h), the reduction over pixels.
+ *   v1, v2  loops; im2col (conv_versions.c)
+ *   v3  runs of rows walked with moving pointers, sums through memory
+ *   v4  a list of offsets, sums from registers to y, a task takes all maps: 0.42 to 0.79 of the time
+ *   v5  dot keeps x in a register: dx of first layers takes 0.87 of the time with AVX-512
  *
- * Few maps (dx of a first layer has 1 or 3) would leave most lanes empty. There the reduction is the vector: a tile of
- * DOT_PIXELS by DOT_MAPS sums keeps V partial sums each, along runs of rows whose offsets follow each other, which are
- * long because they hold dy's channels. GCC made x an operand of every multiply-add, 15 loads for 12; kept in a
- * register, dx of first layers takes 0.87 of the time with AVX-512 (Zen 4), and the same with AVX2.
- *
- * Registers: a tile of MR pixels (or rows) by NV vectors of maps. Per step NV loads of w, MR broadcasts of x and
- * MR * NV fused multiply-adds: 12 against 8 loads with AVX2, 16 against 10 with AVX-512, so arithmetic is the limit.
- * Weights are packed to [block of NV * V maps][row][lane], so the inner loop reads them in order.
- *
- * What the steps gained, ms of forward, AVX2 (Zen 3, 2 threads, 202 GFLOP/s; two times where runs differed):
- *
- *   mnist1   zf1      nin1     cccp1
- *   1.8      6.4      16-20    38       runs of rows walked with moving pointers, all sums through memory, all stores
- *                                       plain, padding copied pixel by pixel
- *   0.75     4.5      10-14    27-30    a list of offsets instead of runs; one panel's sums start at the bias and go
- *                                       from registers to y, past the caches from 16 MiB on; a task takes all maps,
- *                                       so that x comes from memory once; padding copied line by line
- *   0.40     3.1      9.3      20       the multiply-adds alone
- *
- * With operands in L1 the inner loop reaches 90 GFLOP/s of 101 a thread at 25 rows, 95 at 75, 97 at 256 (4 pixels by 3
- * vectors the same, x packed side by side 99). With AVX-512 (Zen 4) 108 of 118 at 75 rows, 115 at 256, by any tile of
- * 16 to 28 sums, x packed or not: a sum costs 6 cycles to load and to store, and a multiply-add 1.0. But 12 pixels by 2
- * vectors have 12 pointers and 4 counters, more than x86 has registers, and reach 109 of 256 rows.
- * What did not help: panels of 128, 192 and 384 rows instead of 256 (alex1, cccp1: within the noise), fetching the
- * next tile's pixels ahead (cccp1 the same, 3x3 layers 5 % slower).
- */
+ * What limits it, measurements, and what did not help: docs/kernels/conv.md. */
 #include "twice.h"
 
 #ifdef REAL
@@ -57,15 +32,15 @@ static void FN(add_row)(row_list *rows, int64_t offset, int64_t weight) {
     rows->weight[rows->count++] = weight;
 }
 
-/* The runs from r on that together have at most `most` rows, or one run: returns the one behind them. */
+/* A panel is the runs from r on that together have at most `most` rows, and at least one run. Returns the run
+ * behind. */
 static int64_t FN(panel)(const row_list *rows, int64_t r, int64_t most, int64_t *length) {
     *length = rows->run_list[r].length;
     for (r++; r < rows->runs && *length + rows->run_list[r].length <= most; r++) *length += rows->run_list[r].length;
     return r;
 }
 
-
-/* Weights as [block][row][lane]: lane j of block b is map b * BLOCK + j, whose weights stand `map_stride` apart. */
+/* Packs weights to [block][row][lane]. Lane j of block b is map b * BLOCK + j. Maps are map_stride apart in w. */
 static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int64_t maps, int64_t map_stride) {
     PARALLEL_TASKS(b, cc_ceil_div(maps, BLOCK)) {
         const int64_t lanes = MIN(BLOCK, maps - b * BLOCK);
@@ -80,8 +55,8 @@ static void FN(pack_weights)(REAL *to, const REAL *w, const row_list *rows, int6
 
 /* --- gather --------------------------------------------------------------------------------------------------- */
 
-/* Part of a block of maps of `count` pixels to y. Where maps do not stand side by side, V pixels that do are
- * transposed. */
+/* Stores the sums of `count` pixels and `lanes` maps of a block to y. Where maps do not lie side by side but V pixels
+ * do, squares of V x V are transposed. */
 INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t lanes, int64_t stride,
                             const REAL *sum) {
     for (int64_t i = 0, next; i < count; i = next) {
@@ -98,12 +73,13 @@ INLINE void FN(store_block)(REAL *y, const int64_t *out, int64_t count, int64_t 
     }
 }
 
-/* What a product does with its sums: y = max(0, sum + bias) or sum + bias, stored past the caches or not. */
+/* What a product does with its sums: y = sum + bias, or max(0, sum + bias) with `relu`; with `past`, non-temporal
+ * stores. */
 #define finish FN(cc_finish)
 typedef struct { const REAL *bias; int64_t relu, past; } finish;
 
-/* One block of maps of one task: panel by panel of KC rows, so that a panel is read from L1 by all tiles but the first.
- * Sums wait in `sum` between panels, and where they cannot go from registers to y. */
+/* One block of maps of one task, by panels of KC rows: all tiles but the first read a panel from L1. Between panels the
+ * sums wait in `sum`. So do sums that cannot go from registers to y. */
 INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
                              const REAL *x, const REAL *weights, const finish *f, int64_t lanes, int64_t stride) {
     const int64_t whole = lanes == BLOCK && stride == 1 ? count - count % MR : 0; /* pixels stored from registers */
@@ -116,7 +92,7 @@ INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int6
         for (int64_t i = 0; i < count; i += MR) {
             const REAL *from[MR];
             vec acc[MR][NV];
-            /* a short tile computes its last pixel again, and drops it */
+            /* a short tile repeats its last pixel and does not store the copies */
             for (int m = 0; m < MR; m++) from[m] = x + in[MIN(i + m, count - 1)];
             UNROLL for (int m = 0; m < MR; m++) {
                 UNROLL for (int v = 0; v < NV; v++) acc[m][v] = r ? sum[i / MR][m][v] : FN(load)(start + v * V);
@@ -143,7 +119,7 @@ INLINE void FN(gather_block)(const row_list *rows, const int64_t *in, const int6
     FN(store_block)(y, out + whole, count - whole, lanes, stride, (const REAL *)sum + whole * BLOCK);
 }
 
-/* gather_block of more than DEEP rows. */
+/* gather_block for more than DEEP rows: sums of DEEP rows are added up in double. */
 OUT_OF_LINE void FN(gather_deep)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
                                  const REAL *x, const REAL *weights, const finish *f, int64_t lanes, int64_t stride) {
     double whole[PIXELS * BLOCK] = {0};
@@ -164,7 +140,8 @@ OUT_OF_LINE void FN(gather_deep)(const row_list *rows, const int64_t *in, const 
     FN(store_block)(y, out, count, lanes, stride, part);
 }
 
-/* y for every pixel of the grid and `maps` maps, from packed weights. Where pixels give few tasks, maps are cut too. */
+/* y for every pixel of the grid and `maps` maps, from packed weights. Where there are few tasks of pixels, maps are
+ * cut, too. */
 static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *weights,
                        finish f, int64_t maps) {
     const int64_t pixels = FN(grid_pixels)(g), blocks = cc_ceil_div(maps, BLOCK);
@@ -189,12 +166,12 @@ static void FN(gather)(const pixel_grid *g, const row_list *rows, REAL *y, const
     }
 }
 
-/* Whether the reduction should be the vector: few maps, and runs that fill vectors. */
+/* Whether the reduction is the vector: there are few maps, and runs are long enough to fill vectors. */
 static int FN(few_maps)(const row_list *rows, int64_t maps) {
     return 2 * maps <= BLOCK && rows->count >= rows->runs * V;
 }
 
-/* Weights as [map][row]. */
+/* Packs weights to [map][row]. */
 static void FN(pack_dot_weights)(REAL *to, const REAL *w, const row_list *rows, int64_t maps, int64_t map_stride) {
     for (int64_t k = 0; k < maps; k++)
         for (int64_t r = 0; r < rows->count; r++) to[k * rows->count + r] = w[rows->weight[r] + k * map_stride];
@@ -223,14 +200,14 @@ INLINE void FN(dot_tile)(const run *runs, int64_t count, const REAL *const x[DOT
     }
 }
 
-/* DOT_MAPS maps of one task, panel by panel as in gather_block. A lane adds up DEEP rows at most; of more, the sums of so
- * many are added up in double. */
+/* DOT_MAPS maps of one task, by panels as in gather_block. A lane adds up at most DEEP rows; longer sums are cut into
+ * pieces, which are added up in double. */
 INLINE void FN(dot_block)(const row_list *rows, const int64_t *in, const int64_t *out, int64_t count, REAL *y,
                           const REAL *x, const REAL *weights, const finish *f, int64_t maps, int64_t stride) {
     vec sum[PIXELS / DOT_PIXELS][DOT_PIXELS][DOT_MAPS];
     double whole[PIXELS][DOT_MAPS];
     const int deep = rows->count > DEEP * V;
-    int64_t since = 0; /* rows in `sum` */
+    int64_t since = 0; /* rows that `sum` holds */
     const REAL *w[DOT_MAPS];
     for (int k = 0; k < DOT_MAPS; k++) w[k] = weights + MIN(k, maps - 1) * rows->count;
     memset(sum, 0, sizeof sum);
@@ -283,7 +260,7 @@ static void FN(dot)(const pixel_grid *g, const row_list *rows, REAL *y, const RE
     }
 }
 
-/* gather or dot, weights packed on the way. Weight of (row, map k) is w[row.weight + k * map_stride]. */
+/* Packs the weights, then calls gather or dot. The weight of a row and map k is w[row.weight + k * map_stride]. */
 static void FN(product)(const pixel_grid *g, const row_list *rows, REAL *y, const REAL *x, const REAL *w,
                         finish f, int64_t maps, int64_t map_stride, REAL *packed) {
     if (FN(few_maps)(rows, maps)) {
@@ -297,7 +274,7 @@ static void FN(product)(const pixel_grid *g, const row_list *rows, REAL *y, cons
 
 /* --- the op ------------------------------------------------------------------------------------------------------ */
 
-/* Rows of the forward reduction, for one group: every tap and channel. */
+/* The rows of the forward reduction of one group: every tap and channel. */
 static void FN(forward_rows)(row_list *rows, const cc_window *w, const map_view *x, int64_t channels) {
     const int64_t taps = w->kernel[0] * w->kernel[1] * w->kernel[2];
     for (int64_t t = 0; t < taps; t++) {
@@ -314,7 +291,7 @@ static void FN(padded_size)(const cc_window *w, int64_t padded[3]) {
                         w->stride[a] * (w->out[a] - 1) + w->dilation[a] * (w->kernel[a] - 1) + 1);
 }
 
-/* Pixels of y, read from x and written to (or, backward, read from) a map with y's strides. */
+/* The pixels of y: what they read from x, and where they stand in a map with y's strides. */
 static pixel_grid FN(forward_grid)(const cc_window *w, const map_view *x, const int64_t y_n, const int64_t y_s[3],
                                    int64_t y_channel, int64_t images) {
     pixel_grid g = {images, {w->out[0], w->out[1], w->out[2]}, x->n, {0}, y_n, {y_s[0], y_s[1], y_s[2]}, y_channel};
@@ -345,8 +322,8 @@ int64_t FN(cc_direct_forward)(cc_out y, cc_in x, cc_in w, cc_in b, const cc_conv
     return 0;
 }
 
-/* One axis of one phase of dx: pixels first, first + stride, ... take the taps in `tap`, tap i from dy at index
- * `base[i]` for the first pixel, base[i] + 1 for the next. */
+/* One axis of one phase of dx. Its pixels are first, first + stride, ... They all take the taps in `tap`. For tap i the
+ * first pixel reads dy at index base[i], the next pixel at base[i] + 1. */
 #define phase FN(cc_phase)
 typedef struct { int64_t pixels, taps, *tap, *base; } phase;
 
@@ -362,7 +339,7 @@ static void FN(fill_phase)(phase *f, const cc_window *w, int a, int64_t first) {
     }
 }
 
-/* How far the phases reach out of dy: `low` elements before an axis, `padded` in all. */
+/* How far the phases read beyond dy along an axis: `low` elements before it. `padded` is the length with both ends. */
 static void FN(phase_reach)(const cc_window *w, int a, int64_t *low, int64_t *padded) {
     int64_t high = 0;
     *low = 0;

@@ -1,35 +1,25 @@
-/* Convolution backward to weights and bias: the reduction runs over pixels.
+/* Convolution backward to weights and bias. The reduction runs over pixels.
  *
- * A tile of MR rows (tap, channel) by NV vectors of maps stays in registers while pixels go by: per pixel NV loads of
- * dy, MR broadcasts of x, MR * NV fused multiply-adds: gather_tile of conv.h. Every sum belongs to one task, so there
- * are no races and no atomics; where there are few tasks (first layers, 1x1), pixels are cut into parts whose sums are
- * added afterwards. The bias' gradient is summed on the way, from the pixels of dy that are near then.
+ * A tile of MR rows (tap, channel) by NV vectors of maps stays in registers while pixels go by (gather_tile in conv.h).
+ * A pixel is NV loads of dy, MR broadcasts of x, and MR * NV fused multiply-adds. Every sum belongs to one task, so
+ * there are no races and no atomics. Where there are few tasks (first layers, 1x1), pixels are cut into parts, and the
+ * sums of the parts are added afterwards. The bias' gradient is summed on the way, while its pixels of dy are in cache.
  *
- * What the steps gained, ms of dw / db, AVX2 (Zen 3, 2 threads; best of runs side by side):
+ *   v1  x and dy are packed, db is summed on its own
+ *   v2  x is read where it stands, db is summed with dw: 0.72 to 0.94 of the time
+ *   v3  one pointer per row, dy is packed whole: dw takes 0.78 to 1
+ *   v4  dy is packed block by block, db on the way: dw and db take 0.83 to 0.97
+ *   v5  dy is packed pixel by pixel and read in order: 0.87 to 0.97
+ *   v6  the next pixels of dy are fetched ahead: 0.94 to 0.98
  *
- *   mnist1        zf1          nin1         cccp1
- *   1.2 / 0.75    5.1 / 2.1    17 / 6.2     34 / 5.2   x and dy packed for 96 rows by 128 maps; db a vector of maps at
- *                                                      a time, each over all of dy
- *   0.86 / 0.55   4.4 / 1.2    16 / 5.7     27 / 4.5   x read where it stands; 192 rows by 192 maps; db with dw
- *   0.79          4.2          12.5         27         one pointer per row, moved by the pixel, dy packed whole
- *
- * Rows in the outer loop, blocks of maps in the inner (x in L1, dy from L2): 0.80, 4.2, 14, 28, and alex1 23 for 20.
- *
- * dw and db together, in turns, mnist1 of 128 images:
- *
- *   2.0           4.7          15.5         33         as above; db, summed map by map, took a third of mnist1
- *   1.65          4.4          14.2         32         packed block by block, summed on the way: dy no longer in order
- *   1.55          4.1          12.4         31         packed pixel by pixel, then summed from there, a block at a time
- *   1.45          4.0          12.0         30         the next pixels of dy asked for in the meantime (alone, dw of
- *                                                      mnist1 1.5 to 1.35)
- */
+ * Measurements: docs/kernels/conv.md. */
 #include "twice.h"
 
 #ifdef REAL
 #include "conv.h"
 
-/* Blocks of maps of dy, as [block][PIXELS][BLOCK]: read in order, once, and at its own strides it would fall into few
- * sets of the cache. */
+/* Packs dy to [block of maps][PIXELS][BLOCK]. So dy is read once and in order. At its own strides it would use few sets
+ * of the cache. */
 static void FN(pack_maps)(REAL *to, const REAL *dy, const int64_t *out, int64_t count, int64_t maps) {
     for (int64_t i = 0; i < count; i++, to += BLOCK) {
         const REAL *from = dy + out[i];
@@ -40,13 +30,13 @@ static void FN(pack_maps)(REAL *to, const REAL *dy, const int64_t *out, int64_t 
     }
 }
 
-/* Asks for the maps of pixels `first` to `last` - 1. */
+/* Fetches the maps of pixels `first` to `last` - 1. */
 INLINE void FN(fetch_maps)(const REAL *dy, const int64_t *out, int64_t first, int64_t last, int64_t maps) {
     for (int64_t i = first; i < last; i++)
         for (int64_t k = 0; k < maps; k += 64 / (int64_t)sizeof(REAL)) __builtin_prefetch(dy + out[i] + k);
 }
 
-/* sum += packed dy over pixels, a block at a time. In two levels: that rounds less than one. */
+/* sum += packed dy, summed over pixels, block by block. Two levels of sums round less than one. */
 static void FN(add_pixels)(REAL *sum, const REAL *above, int64_t count, int64_t blocks) {
     for (int64_t b = 0; b < blocks; b++, above += PIXELS * BLOCK, sum += BLOCK) {
         vec part[NV] = {{0}};
@@ -56,10 +46,10 @@ static void FN(add_pixels)(REAL *sum, const REAL *above, int64_t count, int64_t 
     }
 }
 
-/* How backward to w is cut: tasks of `rows` rows by `blocks` blocks of maps, each in `parts` parts of the pixels. Only
- * shapes decide, and parts are added in order, so that results do not depend on the number of threads. A part's sums
- * are [block][row][lane], and behind them those of the bias. Where a part is long, the sums of DEEP_PARTS times PIXELS pixels
- * are added up in double, behind that; `own` is all that a part takes. */
+/* How backward to w is cut: into tasks of `rows` rows by `blocks` blocks of maps, each in `parts` parts of the pixels.
+ * Only shapes decide, and parts are added in order, so results do not depend on the number of threads. A part has
+ * `size` sums [block][row][lane], with those of the bias behind them. Where a part is long, sums over DEEP_PARTS *
+ * PIXELS pixels are added up in double, behind these. `own` is the memory of a part with all of that. */
 #define weight_cut FN(cc_weight_cut)
 typedef struct { int64_t row_tasks, map_tasks, rows, blocks, parts, size, own; } weight_cut;
 
@@ -78,13 +68,13 @@ int64_t FN(cc_weight_sums)(int64_t rows, int64_t maps, int64_t pixels) {
     return c.row_tasks * c.map_tasks * c.parts * c.own;
 }
 
-/* sum[block][row][lane] = sum over pixels p0 ... p1 - 1 of x[in + row.offset] dy[out + map], and where asked for,
- * bias[map] = that of dy[out + map], while dy is near. The next pixels of dy are asked for while tiles are computed. */
+/* sum[block][row][lane] = sum over pixels p0 ... p1 - 1 of x[in + row.offset] dy[out + map]. If `bias` is given,
+ * bias[map] = sum of dy[out + map]. The next pixels of dy are fetched while tiles are computed. */
 static void FN(weight_part)(const pixel_grid *g, const weight_cut *c, const int64_t *offset, int64_t rows, REAL *sum,
                             REAL *bias, const REAL *x, const REAL *dy, int64_t maps, int64_t p0, int64_t p1) {
     REAL above[WEIGHT_MAPS * PIXELS];
     int64_t in[2][PIXELS], out[2][PIXELS], count = MIN(PIXELS, p1 - p0), turn = 0;
-    const int64_t share = cc_ceil_div(PIXELS, MAX(1, cc_ceil_div(rows, MR) * c->blocks)); /* to ask for, per tile */
+    const int64_t share = cc_ceil_div(PIXELS, MAX(1, cc_ceil_div(rows, MR) * c->blocks)); /* to fetch, per tile */
     double *whole = (double *)(sum + c->size);
     memset(sum, 0, c->own * sizeof(REAL));
     FN(locate)(g, p0, count, in[0], out[0]);
@@ -95,11 +85,11 @@ static void FN(weight_part)(const pixel_grid *g, const weight_cut *c, const int6
         FN(locate)(g, p + PIXELS, next, in[!turn], out[!turn]);
         for (int64_t b = 0, asked = 0; b < c->blocks; b++)
             for (int64_t r = 0; r < rows; r += MR, asked += share) {
-                const REAL *from[MR]; /* rows behind the last are the last again */
+                const REAL *from[MR]; /* behind the last row, it is repeated */
                 vec acc[MR][NV];
                 FN(fetch_maps)(dy, out[!turn], asked, MIN(asked + share, next), maps);
                 for (int m = 0; m < MR; m++) from[m] = x + offset[MIN(r + m, rows - 1)];
-                /* added to the sum only after PIXELS terms: two levels round less than one */
+                /* PIXELS terms have a sum of their own: two levels of sums round less than one */
                 UNROLL for (int m = 0; m < MR; m++) {
                     UNROLL for (int v = 0; v < NV; v++) acc[m][v] = (vec){0};
                 }
@@ -119,8 +109,8 @@ static void FN(weight_part)(const pixel_grid *g, const weight_cut *c, const int6
     }
 }
 
-/* dw[row.weight + k * map_stride] = sum over pixels of x[in + row.offset] dy[out + k], and db[k] = sum over pixels of
- * dy[out + k] unless it is NULL; dy is channels last. Without rows, db alone. */
+/* dw[row.weight + k * map_stride] = sum over pixels of x[in + row.offset] dy[out + k]. Unless db is NULL, db[k] = sum
+ * over pixels of dy[out + k]. dy is channels last. Without rows only db is computed. */
 void FN(cc_scatter_weights)(const pixel_grid *g, const row_list *rows, REAL *dw, REAL *db, const REAL *x,
                             const REAL *dy, int64_t maps, int64_t map_stride, REAL *sums) {
     const int64_t pixels = FN(grid_pixels)(g);

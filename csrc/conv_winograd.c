@@ -1,10 +1,10 @@
 /* Winograd convolution (see winograd.h): the choice of algorithm, forward, backward to x.
  *
- * A task transforms its tiles; then, block by block of maps, multiplies them by the filters and transforms the products
- * back. Tiles, a block's products and the filters that pass by share L2. */
+ * A task transforms its tiles. Then for each block of maps it multiplies the tiles by the filters and transforms the
+ * products back. The tiles, the products of a block and the filters that pass by share L2. */
 #include "winograd.h"
 
-/* The taps of STRIP channels from c on, of V maps from k on, to a strip; maps that do not exist are 0. */
+/* Copies the taps of STRIP channels from c on and V maps from k on to a strip. Maps that do not exist are 0. */
 static void fill_strip(const layer *l, int64_t k, int64_t c, float *strip) {
     const int64_t taps = l->kernel * l->kernel, channels = MIN(STRIP, l->channels - c), maps = MIN(V, l->maps - k);
     const float *w = l->w + k * l->map_stride + c * l->channel_stride;
@@ -15,7 +15,7 @@ static void fill_strip(const layer *l, int64_t k, int64_t c, float *strip) {
             turn(strip + i * taps * V, V, w + i * l->channel_stride, l->map_stride, maps, taps);
 }
 
-/* The filters of the block of maps from k on to alpha^2 matrices [channel][lane], `stride` apart. */
+/* Transforms the filters of the block of maps from k on to alpha^2 matrices [channel][lane], `stride` apart. */
 INLINE void spread_filters(int alpha, const table t, int n, const layer *l, int64_t k, float *to, int64_t stride) {
     for (int64_t v = 0; v < BLOCK; v += V)
         for (int64_t c = 0; c < l->channels; c++) {
@@ -35,8 +35,8 @@ INLINE void spread_filters(int alpha, const table t, int n, const layer *l, int6
         }
 }
 
-/* The sum that defines one output: for tiles that NaN, Inf or overflow has reached. Padding takes part forward, as 0;
- * what lies outside dy does not exist. */
+/* One output, computed by its definition. It is for tiles that a NaN, an Inf or an overflow has reached. Forward,
+ * padding takes part as 0. Backward, elements outside dy do not take part. */
 static float exact(const layer *l, int64_t n, int64_t row, int64_t column, int64_t k) {
     const int taps = l->kernel * l->kernel;
     float sum = 0;
@@ -51,7 +51,7 @@ static float exact(const layer *l, int64_t n, int64_t row, int64_t column, int64
     return sum;
 }
 
-/* Where an output of the tile at row, column is not finite, maps from k on: again, directly. */
+/* Computes the outputs of the tile at `at` that are not finite again, by their definition, for maps from k on. */
 static void repair(const layer *l, int64_t n, const int64_t at[2], int64_t rows, int64_t columns, int64_t k,
                    int64_t lanes, vec out[M * M]) {
     for (int64_t i = 0; i < rows; i++)
@@ -60,7 +60,7 @@ static void repair(const layer *l, int64_t n, const int64_t at[2], int64_t rows,
                 if (0 * out[i * M + j][v] != 0) out[i * M + j][v] = exact(l, n, at[0] + i, at[1] + j, k + v);
 }
 
-/* One tile of y, the block of maps from `first` on, from its alpha^2 products, `stride` apart. */
+/* Makes one tile of y, for the block of maps from `first` on, from alpha^2 products that are `stride` apart. */
 INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile, int64_t first, const float *from,
                          int64_t stride, const float *bias, float *y) {
     int64_t n, at[2];
@@ -98,17 +98,17 @@ INLINE void collect_tile(int alpha, const table t, const layer *l, int64_t tile,
     }
 }
 
-/* How tiles are cut: about TILES per task, few enough for L2 and enough that reading the filters, once per task, hides
- * behind the products; tasks in pairs. */
+/* A task has about TILES tiles. They are few enough for L2. They are enough to hide the reading of the filters, which
+ * every task reads once, behind the products. The number of tasks is even. */
 #define TILES cc_round_up(18, MR)
 static int64_t tiles_per_task(const layer *l) {
     const int64_t all = count_tiles(l);
     return cc_ceil_div(all, cc_round_up(cc_ceil_div(all, TILES), 2));
 }
 
-/* Memory of a forward product: filters [block][point][channel][lane], and per thread the tiles
- * [panel][point][chunk of channels][row][channel] and a block's products [panel][point][row][lane]. Points stand an odd
- * number of cache lines apart, and panels no multiple of 64. */
+/* Scratch of a forward product: filters [block][point][channel][lane]; per thread, tiles [panel][point][chunk of
+ * channels][row][channel] and the products of a block [panel][point][row][lane]. Points are an odd number of cache
+ * lines apart. The distance of panels is no multiple of 64 lines. */
 #define TO_POINT (MR * BLOCK + PAD)
 typedef struct {
     int64_t tiles, panels, filter_block, to_panel;
@@ -130,7 +130,8 @@ static space take_space(const layer *l, cc_arena *arena) {
     return s;
 }
 
-/* One point's products of a block of maps, panel by panel; a chunk of filters stays in L1 while the panels go by. */
+/* The products of one point and a block of maps, panel by panel. A chunk of filters stays in L1 while the panels go
+ * by. */
 static void multiply(const layer *l, const space *s, int64_t panels, const float *from, const float *filters,
                      float *to) {
     for (int64_t c = 0; c < l->channels; c += TERMS)
@@ -170,9 +171,10 @@ static void convolve(const layer *l, const space *s, const float *bias, float *y
     }
 }
 
-/* Whether there is a way at all: what conv.py's rule asks of algorithm="winograd", and of 5x5 that outputs fill a tile
- * along both axes. Of fewer, the largest error passes the bound in tests/test_winograd.py: of one output, that of dx or
- * dw is 1.5e-5 of the largest result for one seed of ten, 1e-5 allowed. */
+/* Whether Winograd can be used: the conditions of conv.py's rule for algorithm="winograd" hold, and for 5x5 the output
+ * fills a tile along both axes. With a smaller output the error passes the bound in tests/test_winograd.py: for a
+ * single output pixel the largest error of dx or dw is 1.5e-5 of the largest result for one seed in ten, and 1e-5 is
+ * allowed. */
 static int possible(const cc_window *w) {
     for (int a = 0; a < 3; a++)
         if (w->stride[a] != 1 || w->dilation[a] != 1) return 0;
@@ -180,17 +182,18 @@ static int possible(const cc_window *w) {
            (w->kernel[1] == 3 || (w->kernel[1] == 5 && MIN(w->out[1], w->out[2]) >= M));
 }
 
-/* The cost model of algorithm="auto", in multiply-adds, which run as fast as the direct kernel's: bench/algorithms.py
- * measures what it is worth. Transforms cost TILE of them per element of a tile, FILTER per element of a filter. Tiles
- * count whole, and as rows of a product (all but backward to w) they fill those of two tasks.
+/* The cost model of algorithm="auto". The unit is a multiply-add, which takes as long as one of the direct kernel.
+ * bench/algorithms.py measures how good the model is. Transforms cost TILE units per element of a tile and FILTER units
+ * per element of a filter. Tiles at the border count whole. Where tiles are the rows of a product (all but backward to
+ * w), their number is rounded up to the rows of two tasks.
  *
- * With few channels or maps the direct kernel has better ways; and sums of few terms round so little when they are
- * formed directly that the transforms' own error would show (tests/test_backends.py bounds it by the terms). */
+ * With few channels or maps the direct kernel is faster. Sums of few terms stay direct, too: they round so little that
+ * the error of the transforms would show (tests/test_backends.py bounds an error by the number of terms). */
 #define TILE 6
 #define FILTER 4
 #define FEWEST 8
 #define LEAST_TERMS 64
-#define MOST_CHANNELS 4096 /* whose products are added up TERMS at a time: more would lose digits */
+#define MOST_CHANNELS 4096 /* their products are added up TERMS at a time; sums over more would lose digits */
 int cc_winograd_chosen(const cc_conv *c, int64_t images, const int64_t out[2], int64_t channels, int64_t maps,
                        int are_rows) {
     if (c->algorithm == DIRECT || !possible(&c->window)) return 0;

@@ -1,4 +1,4 @@
-/* conv_winograd.c: conventions as in kernels.h. */
+/* The functions of conv_winograd.c and conv_winograd_weights.c. Conventions are those of kernels.h. */
 #ifndef CNNCORE_CONV_WINOGRAD_H
 #define CNNCORE_CONV_WINOGRAD_H
 enum { AUTO, DIRECT, WINOGRAD }; /* cc_conv's algorithm */

@@ -1,25 +1,18 @@
 /* Winograd convolution (see winograd.h), backward to w.
  *
- * A task has up to WIDTH channels of x, WIDTH maps of dy, and a part of the tiles. Portion by portion it transforms them
- * and adds their alpha^2 products to sums, in memory that no other thread touches before the end, when the parts are
- * added and transformed back. Of many channels and maps a tile is so transformed several times, but nothing waits, and
- * nothing goes from one core's caches to another's.
+ * A task has up to WIDTH channels of x, up to WIDTH maps of dy, and a part of the tiles. It transforms the tiles
+ * portion by portion and adds their alpha^2 products to its own sums. In the end the sums of all parts are added and
+ * transformed back. With many channels and maps a tile is transformed several times. But no thread waits for another,
+ * and no data goes from one core's caches to another's.
  *
- * Before, all threads transformed a portion of 2 MB and then shared out the products of alpha^2 points. dx, dw and db, ms
- * (Zen 4, two threads, in turns; whether they have a last cache in common is the virtual machine's choice, and changes):
+ *   v1  all threads transform a portion, then share out its products
+ *   v2  a task has its own channels, maps, tiles and sums: the same time where threads share a last-level cache, and
+ *       0.6 to 0.95 of the time where they do not
  *
- *                         alex2  alex3  alex4  nin2   nin3   mnist2  vgg56  vgg28  vgg14  zf2
- *     in common   before  20.9   23.7   18.1   30.8   9.3    4.6     7.4    6.6    8.6    8.4
- *                 now     21.8   23.3   18.2   31.2   9.4    4.3     6.8    6.7    9.1    7.9
- *     not         before  29.9   28.1   24.0   41     12.3   7.7     12.4   9.1    11.7   14.1
- *                 now     22.1   25.6   21.0   33     10.7   4.7     7.7    7.8    10.5   8.6
- *
- * WIDTH 64 and 128, 12 tasks: up to 5 % slower, some layers 3 % faster. Fetching sums ahead: the same, vgg14 a tenth
- * slower.
- */
+ * Measurements, and what did not help: docs/kernels/winograd.md. */
 #include "winograd.h"
 
-/* dw of the V maps from k on, from sums [point][channel][lane] of theirs; returns whether it is not finite. */
+/* dw of the V maps from k on, from their sums [point][channel][lane]. Returns 1 if dw is not finite. */
 INLINE int collect_filters(int alpha, const table t, int n, const layer *l, int64_t k, const float *from,
                            int64_t stride, float *dw) {
     const int64_t taps = n * n, maps = MIN(V, l->maps - k);
@@ -40,15 +33,15 @@ static int filters_out(const layer *l, int64_t k, const float *from, int64_t str
     return collect_filters(8, g5, 5, l, k, from, stride, dw);
 }
 
-/* How the work is cut, and its memory: per thread, a portion's tiles of x [point][tile][channel] and of dy
- * [point][block][tile][lane]; per task, the sums [point][block][channel][lane]. */
+/* How the work is cut, and its scratch. A thread has the tiles of a portion: of x [point][tile][channel], of dy
+ * [point][block][tile][lane]. A task has sums [point][block][channel][lane]. */
 #define WIDTH 96
 #define PORTION TERMS
-#define LEAST_TASKS 8 /* if there are tiles for them; the sums of every part are to be added in the end */
+#define LEAST_TASKS 8 /* if there are enough tiles. More parts would mean more sums to add in the end */
 typedef struct {
-    int64_t channel_cuts, map_cuts, cuts, parts, channels, maps; /* the last two: of a task, at most */
+    int64_t channel_cuts, map_cuts, cuts, parts, channels, maps; /* channels, maps: of a task, at most */
     int64_t row, from_matrix, above_matrix, sum_matrix, own, sum;
-    int64_t deep; /* where a part is long, the sums of DEEP_PARTS portions are added up in double */
+    int64_t deep; /* parts are long: sums of DEEP_PARTS portions are added up in double */
     float *zeros, *portions, *sums;
     double *whole;
 } weight_space;
@@ -58,7 +51,7 @@ static weight_space take_weight_space(const layer *l, int64_t groups, cc_arena *
     weight_space s = {cc_ceil_div(l->channels, WIDTH), cc_ceil_div(l->maps, WIDTH)};
     s.cuts = groups * s.channel_cuts * s.map_cuts;
     s.parts = cc_ceil_div(LEAST_TASKS, s.cuts);
-    s.parts += s.parts * s.cuts % 2; /* of 9 tasks, two threads take 5 and 4 */
+    s.parts += s.parts * s.cuts % 2; /* an even number of tasks: of 9 tasks, two threads would take 5 and 4 */
     s.parts = MAX(1, MIN(s.parts, count_tiles(l) / (2 * PORTION)));
     s.channels = cc_round_up(cc_ceil_div(l->channels, s.channel_cuts), V);
     s.maps = cc_round_up(cc_ceil_div(l->maps, s.map_cuts), BLOCK);
@@ -76,7 +69,7 @@ static weight_space take_weight_space(const layer *l, int64_t groups, cc_arena *
     return s;
 }
 
-/* Of all channels and maps of x, dy and dw, those of one cut. */
+/* The channels and maps of x, dy and dw that belong to one cut. */
 typedef struct {
     layer x, dy;
     float *dw;
@@ -93,8 +86,8 @@ static slice cut_slice(const layer *x, const layer *dy, float *dw, const weight_
     return part;
 }
 
-/* One point's sums of a block of maps, over a portion. Channels are cut into tiles of MR rows and of MR - 1, so that
- * nearly none is empty; dy's tiles stay in L1 while they go by. */
+/* The sums of one point and a block of maps, over a portion. Channels are cut into tiles of MR rows and of MR - 1 rows,
+ * so that hardly a row is empty. The tiles of dy stay in L1 while the channels go by. */
 static void multiply(const weight_space *s, int64_t channels, int64_t count, const float *from, const float *above,
                      float *sum, int add) {
     const int64_t row_tiles = cc_ceil_div(channels, MR), full = channels - row_tiles * (MR - 1);
@@ -131,7 +124,7 @@ static void correlate(const slice *l, const weight_space *s, int64_t first, int6
     }
 }
 
-/* dw of a block of maps, from the sums of all parts; returns whether it is not finite. */
+/* dw of a block of maps, from the sums of all parts. Returns 1 if dw is not finite. */
 static int filters_of(const slice *l, const weight_space *s, int64_t k, float *sums) {
     const int64_t points = l->x.alpha * l->x.alpha, length = l->x.channels * BLOCK;
     int bad = 0;
@@ -146,7 +139,7 @@ static int filters_of(const slice *l, const weight_space *s, int64_t k, float *s
     return bad;
 }
 
-/* Returns 1 where dw is not finite: NaN or Inf would have spread over the taps of a filter. */
+/* Returns 1 if dw is not finite: a NaN or an Inf would have spread over all taps of a filter. */
 int64_t cc_winograd_backward_weights(cc_out dw, cc_in dy, cc_in x, const cc_conv *c, void *scratch) {
     cc_arena arena = {scratch, 0};
     const int64_t none[3] = {0};

@@ -1,20 +1,17 @@
-/* softmax, softmax_cross_entropy (linear: linear.c).
+/* softmax and softmax_cross_entropy (linear is in linear.c).
  *
- * Every number is read from memory once: the largest of a pixel's channels, exponentials and their sum into scratch, and
- * scaled from there into the result. Channels last, a pixel is a row, and the three steps run side by side in one loop, a
- * row apart; of contiguous maps, PIXELS pixels at a time take them one after the other, to read whole cache lines.
+ * Every number is read from memory once. Three steps: the largest of a pixel's channels; exponentials and their sum,
+ * into scratch; the scaled exponentials, from scratch to the result. In channels-last maps a pixel is a row, and the
+ * three steps run side by side in one loop, each on another row. In contiguous maps, PIXELS pixels go through the steps
+ * one after the other, so that whole cache lines are read.
  *
- * What it gained: (64, 96, 32, 32) floats, two threads with AVX2, caches cold, in turns, but the steps come from several
- * runs, which differ by 15 %. A plain pass takes 1.5 to 1.8 ms forward and 2 backward, the exponentials alone 1.0:
- *     forward, channels last, 4.4 ms (contiguous 5.7): exp_down in place of exp, streaming, several rows step by step so
- *     that none waits for the sum of the one before: 3.5 (3.5). x fetched ahead while exponentials are computed: 3.0
- *     (3.5). All steps in one loop: 2.9, and of rows of 1000 (softmax_cross_entropy, 4096 of them) 2.4, 1.9, 1.6.
- *     backward, 2.5 (4.1): streaming, 2.3 (3.0).
- * It is 22 cycles a vector then, as many as with x in cache, of which exp_down alone takes 8: 45 instructions in the loop
- * and 12 more for the ends of a row of 96. What made no difference: blocks of 1024 or 4096 numbers; two or four rows
- * between the steps; loops unrolled by four; fetching into the second cache, while scaling, or ahead of the one loop.
- * Streaming 4096 x 1000 (16.4 MB, below the size of cc_past_cache) would save another 0.3 ms where caches are cold.
- */
+ *   v1  exp, plain stores
+ *   v2  exp_down, non-temporal stores, several rows step by step: forward takes 0.80 of the time (contiguous 0.61)
+ *   v3  x fetched ahead while exponentials are computed: 0.86 (1.0)
+ *   v4  all steps in one loop: 0.97; with rows of 1000, 0.84
+ *   backward, non-temporal stores: 0.92 (0.73)
+ *
+ * What limits it, measurements, and what did not help: docs/kernels/softmax.md. */
 #include "twice.h"
 
 #ifdef REAL
@@ -22,16 +19,17 @@
 
 #ifndef DENSE_H
 #define DENSE_H
-#define NUMBERS 16384 /* of a block of rows, as near as whole rows come */
-#define PIXELS 64 /* of a block, at most */
-#define MOST_LANES 16 /* of any vector */
+#define NUMBERS 16384 /* numbers of a block of rows, at most, unless one row has more */
+#define PIXELS 64     /* pixels of a block, at most */
+#define MOST_LANES 16 /* lanes of any vector, at most */
 #define EACH_ROW for (int64_t r = 0; r < rows; r++)
 #define EACH_MAP(sums, channels)                                                                                    \
     for (double whole_[PIXELS], *once_ = whole_; once_; once_ = NULL)                                               \
         for (int64_t c = 0; FN(next_map)(sums, whole_, c, channels); c++)
 
-/* Maps in blocks of `each` pixels. A pixel's channels are `map` apart, and pixels `step`. Channels are what runs along
- * the softmax' axis, pixels what lies within it in memory, images what is left. */
+/* How arrays are cut into blocks of `each` pixels. "Channels" run along the axis of the softmax. "Pixels" are the axes
+ * that lie inside it in memory, "images" the axes outside. The channels of a pixel are `map` apart, and pixels are
+ * `step` apart. */
 typedef struct { int64_t images, pixels, channels, map, step, each, blocks; } pixel_blocks;
 
 static pixel_blocks blocks_of(cc_in x, int64_t axis) {
@@ -50,7 +48,7 @@ static pixel_blocks blocks_of(cc_in x, int64_t axis) {
 }
 #endif
 
-/* A thread's scratch: the exponentials of a block of pixels, or of two rows. */
+/* Bytes of a thread's scratch. It holds the exponentials of a block of pixels, or of two rows. */
 static int64_t FN(block_bytes)(const pixel_blocks *b) {
     const int64_t numbers = b->images && b->pixels ? (b->map == 1 ? 2 : b->each) * b->channels : 0;
     return cc_round_up(numbers * (int64_t)sizeof(REAL), 64);
@@ -85,8 +83,9 @@ static void FN(scale_row)(REAL *y, const REAL *e, REAL scale, int64_t count, int
     for (; j < count; j++) y[j] = e[j] * scale;
 }
 
-/* Softmax of adjacent rows, with the largest of each and the sum of its exponentials. While the exponentials of a row are
- * computed, the row before it is written and the largest of the next is found. `e` has room for two rows. */
+/* Softmax of adjacent rows. Also gives the largest number of each row and the sum of its exponentials. While the
+ * exponentials of a row are computed, the row before it is written, and the largest of the next row is found. `e` has
+ * room for two rows. */
 static void FN(softmax_rows)(REAL *y, const REAL *x, int64_t rows, int64_t count, REAL *most, REAL *sum, REAL *e,
                              int past) {
     const int64_t whole = count - count % V, rest = count % V, last = rows - 1;
@@ -142,7 +141,8 @@ static void FN(softmax_gradient_rows)(REAL *dx, const REAL *dy, const REAL *y, i
     }
 }
 
-/* The loop over channels c whose body adds to sums[PIXELS]; see SUM_RUN. */
+/* EACH_MAP is a loop over channels c, and its body adds to sums[PIXELS]. This function runs before every channel: it
+ * begins sums, and adds runs of SUM_RUN channels up in double. */
 static int FN(next_map)(REAL *sums, double *whole, int64_t c, int64_t channels) {
     if (!c) memset(whole, 0, PIXELS * sizeof(double));
     else if (c == channels && channels <= SUM_RUN) return 0;
@@ -152,7 +152,7 @@ static int FN(next_map)(REAL *sums, double *whole, int64_t c, int64_t channels) 
     return c < channels;
 }
 
-/* Of `pixels` adjacent pixels of maps that are `map` apart. */
+/* Softmax of `pixels` adjacent pixels of maps that are `map` apart. */
 static void FN(softmax_maps)(REAL *y, const REAL *x, int64_t pixels, int64_t channels, int64_t map, int64_t each,
                              REAL *e, int past) {
     REAL most[PIXELS], sum[PIXELS];
@@ -224,7 +224,8 @@ int64_t FN(softmax_backward)(cc_out dx, cc_in dy, cc_in y, const cc_softmax *p, 
     return 0;
 }
 
-/* Row losses go to scratch and are added in order, in double: the same for every number of threads. */
+/* The losses of rows go to scratch and are added in order, in double. So the sum is the same for every number of
+ * threads. */
 int64_t FN(softmax_cross_entropy_forward)(cc_out y, cc_out probabilities, cc_in logits, cc_in labels,
                                           const cc_softmax_cross_entropy *p, void *scratch) {
     const pixel_blocks b = blocks_of(logits, 1);

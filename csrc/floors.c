@@ -1,5 +1,5 @@
-/* What no op can beat: loops that do nothing but what an op of so many FLOPs, bytes or exponentials cannot do without.
- * They find this machine's peaks, and bench/compare.py has them take turns with the ops they are the limits of. */
+/* Loops that no op can beat: each does only what an op of so many FLOPs, bytes or exponentials must do. They find the
+ * peaks of this machine. bench/compare.py runs them in turns with the ops whose limits they are. */
 #include "twice.h"
 
 #ifdef REAL
@@ -14,7 +14,7 @@ double FN(cc_peak_fma)(int64_t rounds) {
 #pragma omp parallel num_threads(cc_threads) reduction(+ : sink)
     {
         vec acc[CHAINS], a = (vec){0} + (REAL)0.999, b = (vec){0} + (REAL)1e-3;
-        IN_REGISTER(a); /* numbers unknown to the compiler, which left out the chain that began at b / (1 - a) */
+        IN_REGISTER(a); /* the compiler must not know a and b: it left out the chain that began at b / (1 - a) */
         IN_REGISTER(b);
         for (int i = 0; i < CHAINS; i++) acc[i] = (vec){0} + (REAL)i;
         for (int64_t r = 0; r < rounds; r++) {
@@ -25,7 +25,7 @@ double FN(cc_peak_fma)(int64_t rounds) {
     return 2.0 * CHAINS * V * rounds * cc_threads + (sink == 0.123 ? 1 : 0);
 }
 
-/* Reads `read` bytes and writes `written`: a sum and a fill, side by side. */
+/* Reads `read` bytes and writes `written` bytes: a sum and a fill, side by side. */
 double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t read, int streamed) {
     const int64_t pieces = 256, bytes = (int64_t)sizeof(vec), reads = read / bytes, writes = written / bytes;
     double sink = 0;
@@ -47,13 +47,14 @@ double FN(cc_plain_pass)(void *to, int64_t written, const void *from, int64_t re
 #define FLOORS_H
 int cc_vector_bytes(void) { return CC_VECTOR_BYTES; }
 
-#define MATH_BLOCK 1024 /* numbers, which stay in the first cache */
-/* The block is as good as read and changed, so that no compiler leaves it out or computes it once only. */
+#define MATH_BLOCK 1024 /* numbers, which stay in the first-level cache */
+/* To a compiler this reads and changes the block. So it cannot leave the work out, or do it only once. */
 #define USED(p) __asm__ volatile("" : : "r"(p) : "memory")
 #endif
 
-/* Computes so many exponentials, then logarithms, then words of Philox, on every thread and without touching memory: what
- * is cheapest of each: the exponential of x <= 0, the logarithm of a normal number, words that never become uniforms. */
+/* Computes so many exponentials, then logarithms, then words of Philox, on all threads and without touching memory. It
+ * takes the cheapest form of each: the exponential of x <= 0, the logarithm of a normal number, words that never become
+ * uniforms. */
 void FN(cc_math_pass)(int64_t exponentials, int64_t logarithms, int64_t uniforms) {
     const philox_key key = spread_key((uint64_t[]){1, 2});
     const philox_start start = start_blocks(&key, 0);

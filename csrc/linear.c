@@ -3,30 +3,20 @@
  *     product      c[m][n] = start[n] + sum over k of a(m, k) b(k, n)
  *     forward      y = x w^T + b        dx = dy w        dw = dy^T x
  *
- * a and b are read at any strides, once: a is copied to tiles of MR rows, [tile][k][MR], for all threads; of b, every task
- * copies KC rows of a block of columns, [k][lane], which stay in L1 while all tiles of a pass by; the same KC of the tiles
- * stay in L2 for the task's other blocks. Registers are used as in conv_direct.c: MR rows by NV vectors of sums, per step
- * NV loads and MR broadcasts for MR NV fused multiply-adds. The sums of KC terms are added up after that: two levels
- * round less than one.
+ * a and b are read once, at any strides. a is copied to tiles of MR rows, [tile][k][MR], for all threads. Of b every
+ * task copies KC rows of a block of columns, [k][lane]. They stay in L1 while the tiles go by; KC columns of the tiles
+ * stay in L2. Registers are used as in conv_direct.c. Sums of KC terms are added to the total: two levels of sums round
+ * less than one.
  *
- * 128 x 3136 -> 512, AVX2, ms; at the multiply-add peak one core would take 4.0 for each of the three:
+ *   v1  a 1x1 convolution of one-pixel images packs w element by element
+ *   v2  these products: y, dx, dw take 7.0, 7.3, 6.2 ms (one core, 128 x 3136 -> 512; 4.0 at the peak)
+ *   v3  sums side by side, not in c: 5.2, 5.2, 5.6 ms
+ *   v4  KC terms of all blocks before the next KC: dw is 28 % faster, dx 3 %
+ *   v5  contiguous rows of b copied for all blocks at once: dx is 5 to 27 % faster, dw 2 %
+ *   v6  b fetched ahead while it is copied: y is 5 % faster, dx and dw 2 %
+ *   v7  a thread always has the same columns: dx and dw are 3 % faster, 25 % where threads share no cache
  *
- *   1x1 convolution of one-pixel images   two cores, forward 3.8, backward 8.2: it packs w element by element
- *   these products                        one core, y 7.0, dx 7.3, dw 6.2
- *   sums side by side, not in c           one core, y 5.2, dx 5.2, dw 5.6: 4.4 in tiles, 0.35 to copy a and b
- *   KC of all blocks before the next KC   y the same, dx 3 % faster, dw 28 % (two cores, caches cold: 15 %), in turns:
- *                                         4 BLOCK elements of a row of c are stored at once
- *   rows of b, where contiguous, copied   dx 5 %, dw 2 % faster (two cores, caches cold, in turns), dx of 32 x 4096 ->
- *   for all blocks at once                4096 27 %: of one block, a row is a line in a page of its own
- *   b fetched ahead while it is copied    (AVX-512, Zen 4, in turns) y 5 % faster, dx and dw 2 %
- *   the same columns for a thread always  dx and dw 3 %, and 25 % where threads have no cache in common
- *
- * The inner loop runs at 99 % of the multiply-add peak with 256 terms from L1 (93 % with 32), and unrolling it, or 4 rows
- * by 3 vectors, changes nothing. Of y's time on one core 85 % are tiles, 10 % copying w turned, 3 % copying x; of dx 79,
- * 15 and 1 %; of dw 76 %, 9 % copying x, 15 % storing. No gain, in turns: asking for the next columns of b, or for the
- * lines of c that will be stored, while tiles are multiplied (y and dx within 2 %, dw 0 to 8 % slower); transposing with
- * half the shuffles (those within 16 bytes first: 24 for 48, alone 10 to 8 ns), y the same.
- */
+ * What limits it, measurements, and what did not help: docs/kernels/linear.md. */
 #include "twice.h"
 
 #ifdef REAL
@@ -34,19 +24,19 @@
 
 #ifndef LINEAR_H
 #define LINEAR_H
-#define TILES 32       /* of a, per task: so many rows share a copy of b */
-#define COLUMN_BLOCKS 4 /* of b, per task */
-#define ROWS_AHEAD 16   /* of b, while it is copied: what is fetched into the second cache, */
-#define LINES_AHEAD 8   /* and where its columns are contiguous, vectors of each */
+#define TILES 32        /* tiles of a, per task: they share a copy of b */
+#define COLUMN_BLOCKS 4 /* blocks of columns of b, per task */
+#define ROWS_AHEAD 16   /* b is fetched into the second-level cache while it is copied: so many rows ahead, */
+#define LINES_AHEAD 8   /* or, where columns are contiguous, so many vectors of every column */
 #endif
-#define STRIP (COLUMN_BLOCKS * BLOCK) /* their columns */
-#define SUMS (COLUMN_BLOCKS * TILES * MR * BLOCK) /* of a task */
+#define STRIP (COLUMN_BLOCKS * BLOCK) /* columns of a task */
+#define SUMS (COLUMN_BLOCKS * TILES * MR * BLOCK) /* sums of a task */
 
 /* Element (i, j) stands at data[i * down + j * along]. */
 #define matrix FN(cc_matrix)
 typedef struct { const REAL *data; int64_t down, along; } matrix;
 
-/* Rows of a as [tile][k][MR]; rows behind the last are 0. */
+/* Packs a to [tile][k][MR]. Rows behind the last are 0. */
 static void FN(pack_tiles)(REAL *to, matrix a, int64_t rows, int64_t depth) {
     PARALLEL_TASKS(t, cc_ceil_div(rows, MR)) {
         const int64_t some = MIN(MR, rows - t * MR);
@@ -56,7 +46,8 @@ static void FN(pack_tiles)(REAL *to, matrix a, int64_t rows, int64_t depth) {
     }
 }
 
-/* `depth` rows of a strip of b whose rows are contiguous, as [block][KC][lane]: a row's lines are read together. */
+/* Packs `depth` rows of a strip of b to [block][KC][lane]. Rows of b are contiguous, and all lines of a row are read
+ * together. */
 static void FN(pack_strip)(REAL *to, matrix b, int64_t depth) {
     for (int64_t k = 0; k < depth; k++)
         for (int v = 0; v < STRIP / V; v++) {
@@ -65,7 +56,7 @@ static void FN(pack_strip)(REAL *to, matrix b, int64_t depth) {
         }
 }
 
-/* `depth` rows of a block of `lanes` columns of b as [k][lane]; lanes behind the last are 0. */
+/* Packs `depth` rows of a block of `lanes` columns of b to [k][lane]. Lanes behind the last are 0. */
 static void FN(pack_columns)(REAL *to, matrix b, int64_t depth, int64_t lanes) {
     int64_t k = 0;
     if (lanes == BLOCK && b.along == 1)
@@ -101,9 +92,10 @@ INLINE void FN(multiply_tile)(REAL total[MR * BLOCK], const REAL *a, const REAL 
     }
 }
 
-/* COLUMN_BLOCKS blocks of columns of c, or less, and up to TILES * MR rows. KC rows of b are gone through before the next,
- * so that the same KC of all tiles are read from L2 by all blocks but the first. Sums wait side by side: in c they would
- * share few sets of the cache. `whole`: room for SUMS sums of more than DEEP terms. */
+/* One task: up to COLUMN_BLOCKS blocks of columns of c and up to TILES * MR rows. KC terms of all blocks come before
+ * the next KC terms, so all blocks but the first read these terms of the tiles from L2. Sums wait side by side in
+ * `total`, since in c they would use few sets of the cache. `whole` has room for SUMS doubles, for sums of more than
+ * DEEP terms. */
 static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t lanes, int64_t depth, const REAL *tiles,
                                  matrix b, const REAL *start, double *whole) {
     const int strip = lanes == STRIP && b.along == 1;
@@ -120,7 +112,7 @@ static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t l
         const matrix part = {b.data + k * b.down, b.down, b.along};
         if (strip) FN(pack_strip)(columns[0], part, some);
         for (int64_t n = 0; n < lanes; n += BLOCK) {
-            REAL *block = columns[strip ? n / BLOCK : 0]; /* alone, it stays in L1 */
+            REAL *block = columns[strip ? n / BLOCK : 0]; /* a single block stays in L1 */
             if (!strip)
                 FN(pack_columns)(block, (matrix){part.data + n * b.along, b.down, b.along}, some, MIN(BLOCK, lanes - n));
             for (int64_t m = 0; m < rows; m += MR)
@@ -140,7 +132,7 @@ static void FN(multiply_columns)(REAL *c, int64_t width, int64_t rows, int64_t l
             FN(store_n)(c + m * width + j, FN(load)(total[j / BLOCK] + m * BLOCK + j % BLOCK), lanes - j);
 }
 
-/* Scratch of a product; returns its bytes. */
+/* The scratch of a product. take_space returns its bytes. */
 #define space FN(cc_space)
 typedef struct { REAL *tiles; double *whole; } space;
 static int64_t FN(take_space)(space *s, int64_t rows, int64_t depth, void *scratch) {

@@ -1,26 +1,18 @@
-/* lp_unit: runs of units that are neighbours in a map are computed in vectors.
+/* lp_unit: the power mean of every unit's elements. Units that are neighbours in a map form a run and are computed in
+ * vectors.
  *
- * A run's elements are fetched from maps that stand pixel beside pixel, row by row: element q of its units lies side by
- * side, less the center, 0 where it is padding. Along axes where windows do nothing (kernel 1, stride 1) neighbouring
- * rows are one long row, so that units over pieces alone are fetched as they lie in memory. Of each unit the largest
- * element has t = 1: with n elements there are n - 1 logarithms and exponentials, and one of each for the root.
+ * Element q of all units of a run is fetched side by side, minus the center; padding is 0. Along axes where windows do
+ * nothing (kernel 1, stride 1) neighbouring rows are one long row. The largest element of a unit has t = 1, so a unit
+ * of n elements needs n - 1 logarithms and exponentials, and one of each for the root. A task is a block of groups of
+ * one image, so that one thread writes its dx. Channels-last maps are transposed into scratch. Sums over images run in
+ * order, in double.
  *
- * A task is a block of groups of one image, so that its dx is written by one thread: one group of contiguous maps; of
- * channels-last maps as many groups as fill a cache line, transposed into scratch. Sums over images run in order, in
- * double.
+ *   v1  a logarithm and a power for every element, in one loop
+ *   v2  the largest element needs neither; exp_down; roots in a loop of their own: 0.62 of the time (backward 0.74)
+ *   v3  one function per loop, each 1 / n once, the next run is fetched: 0.78 (0.78)
+ *   v4  no code of their own for Inf, NaN and 0; runs of 512 units: 0.88 (0.94)
  *
- * What it gained: (64, 96, 32, 32) floats in two pieces, two threads with AVX2, caches cold, contiguous maps, in turns,
- * forward and backward; the two logarithms and exponentials of every unit alone take 2.5 to 3 ms:
- *     15.4, 19.9 ms   a logarithm and a power for every element, in one loop
- *      9.5, 14.7      the largest needs neither; exp_down; roots in a loop of their own
- *      7.4, 11.4      every loop has one function, so that its turns overlap; each of the 1 / n is found once; the next
- *                     run is fetched while this one is computed
- *      6.5, 10.7      what Inf, NaN and 0 need is left to arithmetic, or to backward; runs of 512 (256, 1024: 4 % more)
- * (steps from several runs, which differ by 15 %). Streaming dx and four chains in sum_map gained backward 0 to 10 %,
- * within the noise; slopes and gradients in one loop nothing, but it is shorter. Hot and on one thread a vector of units
- * takes 26 ns forward, where its functions alone take 11: the rest is fetching (3), ratios (4), loops of 64 vectors that
- * start and end (4), and reading and writing what passes between them. Channels-last maps take 4 to 5 ms more, for being
- * transposed both ways. */
+ * What limits it, measurements: docs/kernels/lp_unit.md. */
 #include "twice.h"
 
 #ifdef REAL
@@ -28,11 +20,10 @@
 
 #ifndef LP_UNIT_H
 #define LP_UNIT_H
-#define RUN 512          /* units at most, */
-#define ELEMENTS 16384   /* and elements, so that they stay in cache */
-/* Every thread has neighbours, of which one fetches for the next. */
+#define RUN 512          /* units of a run, at most, */
+#define ELEMENTS 16384   /* and elements of a run, at most: they stay in cache */
 
-/* The window with its last axes made one as far as it does nothing along them. */
+/* The window with its last axes merged into one, as far as the window does nothing along them. */
 static cc_window merged(const cc_window *window) {
     cc_window w = *window;
     int plain[3];
@@ -44,10 +35,11 @@ static cc_window merged(const cc_window *window) {
     return w;
 }
 
-/* Of the units from `first` on those in its row, `count` at most: their tap `tap` is real for low <= i < high, and there at
- * element at + i stride of a map. */
+/* One tap of `count` units of a row. The tap of unit i is a real element for low <= i < high, and stands at element
+ * at + i * stride of a map. */
 typedef struct { int64_t count, at, low, high; } tap_span;
 
+/* The span of tap number `tap` for the units from `unit` on that are in the same row, at most `count` of them. */
 static tap_span span_of(const cc_window *w, int64_t unit, int64_t count, int64_t tap) {
     const int64_t row = unit / w->out[2], first = unit % w->out[2];
     const int64_t kh = tap / w->kernel[2] % w->kernel[1], kd = tap / w->kernel[2] / w->kernel[1];
@@ -62,19 +54,21 @@ static tap_span span_of(const cc_window *w, int64_t unit, int64_t count, int64_t
 }
 #endif
 
-/* One call, and what every thread has: a run, and maps where those of the call cannot be used as they are. */
+/* One call, and the scratch of a thread: the arrays of a run, and maps where those of the call have to be
+ * transposed. */
 #define unit_job FN(cc_unit_job)
 typedef struct {
     cc_window w;
     int64_t pieces, taps, pixels, units, run, groups, block, blocks, tasks; /* block: groups of a task */
     int packed; /* channels last: maps are transposed on the way in and out */
-    REAL *share;                                        /* of every unit of a map: 1 / how many elements are real */
-    REAL *z, *t, *log_t, *slope;                        /* of a run's elements */
-    REAL *most, *mean, *log_mean;                       /* of its units */
+    REAL *share;                                        /* of every unit of a map: 1 / (number of real elements) */
+    REAL *z, *t, *log_t, *slope;                        /* of the elements of a run */
+    REAL *most, *mean, *log_mean;                       /* of the units of a run */
     REAL *x_maps, *dx_maps, *y_maps;
 } unit_job;
 
-/* From a run of units to the next, in maps: in the same or in those of the next group. Less where units overlap. */
+/* The distance in memory from a run of units to the next, which is in the same maps or in those of the next group.
+ * Where units overlap, it is a little too short. */
 static int64_t FN(ahead_of)(const unit_job *j, int64_t unit) {
     return unit + j->run < j->units ? j->run : j->pieces * j->pixels - unit;
 }
@@ -93,7 +87,7 @@ static unit_job FN(unit_plan)(cc_in x, cc_in y, const cc_lp_unit *p) {
     return j;
 }
 
-/* One thread's part of the scratch; returns its bytes. */
+/* Cuts the scratch of one thread into arrays. Returns its bytes. */
 static int64_t FN(unit_own)(unit_job *j, char *base, int backward) {
     cc_arena a = {base, 0};
     const int64_t run = j->run * (int64_t)sizeof(REAL), maps = j->block * j->pieces * j->pixels * (int64_t)sizeof(REAL);
@@ -128,7 +122,7 @@ static void FN(count_shares)(const unit_job *j) {
     for (int64_t i = 0; i < j->units; i++) j->share[i] = 1 / j->share[i];
 }
 
-/* z of `count` units from `first` on, [tap][piece][run]. What stands `ahead` of them is fetched into the cache. */
+/* z of `count` units from `first` on, as [tap][piece][run]. The elements `ahead` of them are fetched into the cache. */
 static void FN(fetch)(const unit_job *j, int64_t first, int64_t count, const REAL *maps, const REAL *center,
                       int64_t ahead) {
     const int64_t step = j->w.stride[2], whole = cc_round_up(count, V);
@@ -152,11 +146,12 @@ static void FN(fetch)(const unit_job *j, int64_t first, int64_t count, const REA
         }
 }
 
-/* The smallest normal number at least, also of NaN */
+/* At least the smallest normal number; for a NaN, that number. */
 INLINE vec FN(normal)(vec t) { return FN(larger)(t, FN(splat)(REAL_IS_FLOAT ? (REAL)0x1p-126 : (REAL)0x1p-1022)); }
 
-/* Of every unit: `most`, the largest |z|, NaN where one is NaN. Of every element but the first, and there of the first
- * where an element is the first largest: t, the smallest normal number at least. (The largest has t = 1.) */
+/* For every unit: most, the largest |z|; NaN if an element is a NaN. For every element but the first: t = |z| / most,
+ * at least the smallest normal number. The largest element has t = 1 and needs no place. If it is not the first
+ * element, its place holds the t of the first element. */
 static void FN(ratios)(const unit_job *j, int64_t count) {
     const int64_t elements = j->taps * j->pieces, run = j->run;
     for (int64_t i = 0; i < count; i += V) {
@@ -179,7 +174,7 @@ static void FN(ratios)(const unit_job *j, int64_t count) {
     }
 }
 
-/* t^(p-1) and log t. Each loop has one function: the turns of one that had more would be too long to overlap. */
+/* t^(p-1) and log t. Each loop has one function: the iterations of a loop with more would be too long to overlap. */
 static void FN(powers)(const unit_job *j, int64_t count, REAL above) {
     for (int64_t q = 1; q < j->taps * j->pieces; q++) {
         REAL *t = j->t + q * j->run, *log_t = j->log_t + q * j->run, *slope = j->slope + q * j->run;
@@ -188,7 +183,7 @@ static void FN(powers)(const unit_job *j, int64_t count, REAL above) {
     }
 }
 
-/* Of every unit: s and its logarithm; something, where there are Inf or NaN. t^p of a z = 0 is less than a rounding. */
+/* For every unit: s and its logarithm. Where there is an Inf or a NaN, any values. t^p of z = 0 is below a rounding. */
 static void FN(means)(const unit_job *j, int64_t count, const REAL *share) {
     const int64_t elements = j->taps * j->pieces, run = j->run;
     for (int64_t i = 0; i < count; i += V) {
@@ -208,7 +203,7 @@ static void FN(means)(const unit_job *j, int64_t count, const REAL *share) {
     }
 }
 
-/* z is there already. */
+/* y of a run, from z. */
 static void FN(lp_norms)(REAL *y, const unit_job *j, int64_t count, const REAL *share, REAL above) {
     const REAL inverse = 1 / (1 + above);
     FN(ratios)(j, count);
@@ -220,10 +215,10 @@ static void FN(lp_norms)(REAL *y, const unit_job *j, int64_t count, const REAL *
     }
 }
 
-/* sign(z) t^(p-1), 0 where z is */
+/* sign(z) t^(p-1); 0 where z is 0. */
 INLINE vec FN(signed_slope)(vec z, vec slope) { return FN(select)(z == 0, z, FN(with_sign)(slope, z)); }
 
-/* z becomes the gradient to it; returns the sum of dy y (sum of t^p log t / (n s) - log(s) / p). */
+/* Replaces z by the gradient to z. Returns the sum over units of dy y (sum of t^p log t / (n s) - log(s) / p). */
 static double FN(lp_slopes)(const unit_job *j, int64_t count, const REAL *dys, const REAL *share, REAL above) {
     const int64_t elements = j->taps * j->pieces, run = j->run;
     const REAL inverse = 1 / (1 + above);
@@ -264,7 +259,7 @@ static double FN(lp_slopes)(const unit_job *j, int64_t count, const REAL *dys, c
     return total;
 }
 
-/* The gradients of `count` units from `first` on to where their elements came from */
+/* Adds the gradients of `count` units from `first` on to the places their elements came from. */
 static void FN(scatter)(const unit_job *j, int64_t first, int64_t count, REAL *maps) {
     const int64_t step = j->w.stride[2];
     for (int64_t t = 0; t < j->taps; t++)

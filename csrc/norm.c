@@ -1,43 +1,23 @@
-/* Normalisation by local energy: lrn across maps, lrn_within a map.
- *
- * The least work is one read of x (and dy) and one write of the result, 8 (12) bytes an element in float, against about
- * 25 (40) operations: little enough to hide behind memory if nothing else is done. So a block of the arrays passes
- * through the cache once. It has four axes, the last with stride 1 in memory, and boxes run along any of them:
+/* Normalisation by local energy: lrn across maps, lrn_within inside a map. y = x / d^beta, d = k + alpha (sum over a
+ * box of x^2). The arrays pass through the cache block by block, once. A block has four axes, the last with stride 1:
  *
  *     lrn          contiguous (1, 1, C, some pixels)          channels last (1, 1, some pixels, C)
  *     lrn_within   contiguous (some maps, D, H, W)            channels last (D, H, W, some maps)
  *
- * Both ops and both layouts are thus one computation, and nothing is transposed. Buffers hold a block with zeros around
- * it, as far as boxes reach. There a box sum along any axis is a sum of vectors `step` apart, over the whole buffer,
- * without borders; wide boxes are sums of narrower ones. Nothing is ever subtracted, so nothing cancels, and an
- * infinite element does not outlive its window. The last of the sums is taken where it is used, not stored.
+ * Boxes run along any axis, so both ops and both layouts are one computation. A buffer holds a block with zeros around
+ * it. There a box sum is a sum of vectors `step` apart, over the whole buffer, without borders. Nothing is subtracted,
+ * so nothing cancels, and an infinite element does not outlive its window.
  *
- * What it gained, one core with AVX2, (64, 96, 32, 32), against transposed blocks with van Herk's three additions an
- * element and axis: lrn 2.1 to 3.5 times, lrn_within 2.0 to 2.8 times. Of that, a power without square roots and
- * divisions 1.35 (in the first cache); four independent vectors at a time 1.5, since the chain of one power is some 60
- * cycles long; and fetching the next block early, since the stages of a block read memory in bursts, 1.2.
+ *   v1  transposed blocks, van Herk's sums
+ *   v2  blocks as above: 2 to 3.5 times as fast
+ *   v3  half of the blocks per thread, non-temporal stores: lrn takes 0.40 to 0.64 of the time
+ *   v4  powers from the processor's approximate root, one division: 0.79 to 0.89
+ *   v5  rows at whole vectors, x and dy fetched apart: 0.90 to 1.03
+ *   v6  overflow tested once per block: 0.91 to 1
+ *   v7  six vectors at a time (AVX-512): 0.72 to 0.93
+ *   v8  the block after the next is fetched: 0.7 to 0.9
  *
- * Then, two cores (Zen 3), lrn of size 5 with cold caches, forward / backward in ms; plain passes: 1.3 / 2.05:
- *                                                            channels last     contiguous
- *     as above, blocks to whichever thread is free           4.1 / 6.9         5.2 / 9.2
- *     half of the blocks each, results past the caches       2.4 / 4.4         2.1 / 4.7
- *     powers from the processor's guesses, one division      1.9 / 3.5         1.7 / 4.2
- *     buffers' rows at whole vectors, x and dy fetched apart 1.75 / 3.6        1.75 / 3.8
- *     a block asked once for what overflows                  1.6 / 3.6         1.6 / 3.8
- * With AVX-512 (Zen 4, memory twice as fast), in turns: six vectors at a time, then two, where there were four, then
- * one: lrn 0.87 / 0.93, lrn_within 0.82 / 0.72 of the time; and the block after the next fetched, into the second cache,
- * in place of the next into the first: 0.9 / 0.84, of contiguous maps 0.85 / 0.7.
- * In the first cache, channels last, a vector's squares take 1.9 cycles, its power and y 9.6 (10.7 if every d is
- * asked), direct and shared 11.2, its dx 7.8: 11.5 forward, 21 backward. Of that sums take 2.4 and 3, the power 4,
- * rows' beginnings 2 and 4. They are the limit, not memory: backward takes 0.84 of its cold time if all blocks lie at
- * one place, and 0.77 without power and sums. (Reading x and dy and writing dx side by side takes 0.66 of a pass.)
- * What gained nothing: one step with seven terms from d's bits alone in place of the guesses (power 8.9); its terms in
- * pairs; sums of a width known when compiling, or added in pairs; neighbours by shuffles in place of buffers, so that
- * all is one pass (0.8 times as fast forward, 0.6 backward); one to eight vectors at a time; other sizes of blocks; a
- * product in place of the division; x and dy fetched in one stage (0.9). Three blocks at
- * once, one collected while the next is shared and the third squared: by groups of vectors 0.83 / 0.86, by rows 0.88 /
- * 0.85. Sums stored before the power takes them 0.94 / 0.95, taken a group ahead of it 0.8 / 0.97. Shorter ways from
- * row to row: a tenth fewer cycles in the first cache, none cold. */
+ * What limits it, measurements, and what did not help: docs/kernels/norm.md. */
 #include "twice.h"
 
 #ifdef REAL
@@ -47,17 +27,17 @@
 #define NORM_H
 #define GROUP (CC_VECTOR_BYTES == 64 ? 6 : 4) /* vectors at a time, then FEW, then one */
 #define FEW 2
-#define SMALL 8192      /* bytes of a block that memory holds in one piece: less is to wait for */
-#define LARGE 32768     /* bytes of one that comes in rows: longer ones are fetched better, but the cache is full */
-#define DIRECT_WIDTH 8  /* wider boxes are made of four narrower ones and a rest */
+#define SMALL 8192      /* bytes of a block that is one piece of memory */
+#define LARGE 32768     /* bytes of a block of rows: long rows are fetched better, but larger blocks leave the cache */
+#define DIRECT_WIDTH 8  /* wider boxes are made of four narrower boxes and a rest */
 #define EACH UNROLL for (int l = 0; l < group; l++)
 #define EACH_LINE UNROLL for (int l = 0; l < group; l += MAX(64 / CC_VECTOR_BYTES, 1))
 
 typedef struct {
     int64_t count[4], stride[4], before[4], after[4]; /* of a block: lengths, strides in memory, reach of the box */
-    int64_t front;                                    /* of a buffer: zeros before a row, for the box or none, */
-    int64_t step[4], length;                          /* strides, and elements with the zeros */
-    int64_t images, image;                            /* how often the four axes repeat in memory, and how far apart */
+    int64_t front;                                    /* of a buffer: the number of zeros before a row, */
+    int64_t step[4], length;                          /* strides, and the number of elements with the zeros */
+    int64_t images, image;                            /* the four axes repeat `images` times, `image` apart */
     int64_t cut, whole, pieces;                       /* blocks are pieces of axis `cut`, which is `whole` long */
 } norm_job;
 
@@ -77,7 +57,8 @@ static norm_job norm_axes(cc_in x, const cc_lrn *p, int across) {
                       .images = 1, .cut = 0};
 }
 
-/* What an axis takes in a buffer. Rows begin at whole vectors; the zeros behind one are those in front of the next. */
+/* The length of an axis in a buffer. Rows begin at whole vectors. The zeros behind a row are those before the next
+ * row. */
 static int64_t norm_extent(const norm_job *j, int axis, int64_t lanes) {
     if (axis == 3) return j->front + cc_round_up(j->count[3], lanes);
     return j->count[axis] + j->before[axis] + j->after[axis];
@@ -87,7 +68,7 @@ static norm_job norm_plan(cc_in x, const cc_lrn *p, int across, int64_t element)
     norm_job j = norm_axes(x, p, across);
     const int64_t lanes = CC_VECTOR_BYTES / element;
     j.front = cc_round_up(MAX(j.before[3], j.after[3]), lanes);
-    int64_t unit = element; /* bytes in a buffer of one of what is cut */
+    int64_t unit = element; /* bytes in a buffer for one step along the axis that is cut */
     for (int a = 0; a < 4; a++)
         if (a != j.cut) unit *= norm_extent(&j, a, lanes);
     int64_t piece = MAX((j.cut == 3 ? LARGE : SMALL) / unit, 1);
@@ -104,17 +85,18 @@ static norm_job norm_plan(cc_in x, const cc_lrn *p, int across, int64_t element)
     return j;
 }
 
-/* Where a block begins in a buffer that has `reach` zeros in front of every axis. A sum's place is that of its box's
- * first element, so sums begin at 0. */
+/* Where a block begins in a buffer that has `reach` zeros before every axis. A sum is stored at the place of the first
+ * element of its box, so sums begin at 0. */
 static int64_t norm_origin(const norm_job *j, const int64_t *reach) {
     int64_t at = j->front;
     for (int a = 0; a < 3; a++) at += reach[a] * j->step[a];
     return at;
 }
 
-/* stage(vectors, lanes, at, i, ...) for all of a block, at most `most` vectors at a time (GROUP or FEW): `at` is the
- * place in memory, `i` in a buffer. The end of a row is done again with what lies before it, so stages must not read
- * what they write. Every copy of a stage takes time to compile: float alone has groups of GROUP. */
+/* Calls stage(vectors, lanes, at, i, ...) for all of a block, with at most `most` vectors at a time (GROUP or FEW).
+ * `at` is the place in memory, `i` the place in a buffer. The last vector of a row overlaps the one before it and
+ * computes some elements twice, so a stage must not read what it writes. Every copy of a stage takes time to compile,
+ * so only float has groups of GROUP. */
 #define MOST (REAL_IS_FLOAT ? GROUP : FEW)
 #define EVERYWHERE(j, most, stage, ...)                                                                             \
     for (int64_t a0 = 0; a0 < (j)->count[0]; a0++)                                                                  \
@@ -136,8 +118,9 @@ static int64_t norm_origin(const norm_job *j, const int64_t *reach) {
 
 /* --- box sums --- */
 
-/* The sum at i: `count` elements from first + i on, `apart` from each other, and `more` from rest + i on, `step` apart.
- * There are `places` sums: behind them boxes leave the buffer. */
+/* A box sum. The sum at i is that of `count` elements from first + i on, which are `apart` from each other, and of
+ * `more` elements from rest + i on, which are `step` apart. There are `places` sums; behind them boxes would leave the
+ * buffer. */
 #undef box_sum
 #define box_sum FN(cc_box_sum)
 typedef struct {
@@ -152,7 +135,7 @@ INLINE void FN(sum_at)(vec *v, const int group, box_sum s, int64_t i) {
     for (int64_t t = 0; t < s.more; t++) EACH v[l] += FN(load)(rest + t * s.step + l * V);
 }
 
-/* Every sum; `to` may be s.first, since no sum reads what lies before its place. */
+/* Computes all sums. `to` may be s.first, since no sum reads elements before its place. */
 static void FN(sum_up)(REAL *to, box_sum s) {
     const int group = GROUP;
     for (int64_t i = 0; i < s.places; i += GROUP * V) {
@@ -162,7 +145,8 @@ static void FN(sum_up)(REAL *to, box_sum s) {
     }
 }
 
-/* Along one axis. A wide box is four of a quarter of its width, stored in `spare`, and up to three elements more. */
+/* The box along one axis. A wide box is four boxes of a quarter of its width, whose sums are stored in `spare`, and up
+ * to three elements. */
 static box_sum FN(box_along)(const REAL *a, REAL *spare, int64_t width, int64_t step, int64_t length) {
     const int64_t places = length - (width - 1) * step, quarter = width / 4;
     if (width < DIRECT_WIDTH) return (box_sum){a, a, width, step, 0, step, places};
@@ -170,7 +154,7 @@ static box_sum FN(box_along)(const REAL *a, REAL *spare, int64_t width, int64_t 
     return (box_sum){spare, a + 4 * quarter * step, 4, quarter * step, width % 4, step, places};
 }
 
-/* Along every axis of a block, one after the other. */
+/* The box along every axis of a block, one axis after the other. */
 static box_sum FN(box)(const norm_job *j, const int64_t *reach, const REAL *a, REAL *one, REAL *two) {
     box_sum s = {a, a, 1, 0, 0, 0, j->length};
     for (int axis = 3; axis >= 0; axis--) {
@@ -191,10 +175,11 @@ static box_sum FN(box)(const norm_job *j, const int64_t *reach, const REAL *a, R
 
 /* --- powers --- */
 
-/* q near d^(-1/4), for d from the smallest normal number on. Where the processor guesses d^(-1/2) of a float, q is made
- * of two guesses and off by 2^-10 at most. Else by 2^-12 (2^-33 in double): d's bits are nearly its logarithm, so a
- * quarter of them gives a q within 3.2 % (the constant balances the error). With e = 1 - d q^4 the root is
- * q (1 - e)^(-1/4) = q (1 + e/4 + 5/32 e^2 ...), of which a step takes so many terms. */
+/* q near d^(-1/4), for d that is at least the smallest normal number. Processors with an approximate d^(-1/2) of a
+ * float apply it twice; the error of q is at most 2^-10. Otherwise it is at most 2^-12 (double: 2^-33). The bits of d,
+ * read as an integer, are nearly its logarithm. So minus a quarter of them gives a q within 3.2 % (the constant
+ * balances the error). With e = 1 - d q^4 the root is q (1 - e)^(-1/4) = q (1 + e/4 + 5/32 e^2 ...). A step takes the
+ * terms up to e^2. */
 #undef ROUGH_ROOT
 #undef ROOT_GUESS
 #undef ROOT_STEPS
@@ -226,10 +211,9 @@ INLINE void FN(rough_fourth_roots)(vec *q, const int group, const vec *d) {
 #endif
 }
 
-/* d^-beta, 0 for d = Inf, of which `bounded` says that there is none; `quarters` is 4 beta where that is 2, 3 or 4,
- * else 0. With q and e as above this is
- * q^quarters (1 - e)^-beta = q^quarters (1 + beta e + beta (beta + 1) / 2 e^2 ...). The third power of e is below a
- * rounding, and q's own error is in e, so few roundings are left: at most 2 units in the last place. */
+/* d^-beta; 0 for d = Inf. `bounded` says that no d is Inf. `quarters` is 4 beta where that is 2, 3 or 4, else 0. With q
+ * and e as above, d^-beta = q^quarters (1 - e)^-beta = q^quarters (1 + beta e + beta (beta + 1) / 2 e^2 ...). The term
+ * of e^3 is below a rounding. e contains the error of q. So the error is at most 2 units in the last place. */
 INLINE void FN(powers)(vec *power, const int group, const vec *d, REAL beta, const int quarters, const int bounded) {
     if (!quarters) {
         EACH power[l] = FN(pow)(d[l], FN(splat)(-beta));
@@ -239,7 +223,7 @@ INLINE void FN(powers)(vec *power, const int group, const vec *d, REAL beta, con
     vec q[GROUP], square[GROUP], e[GROUP];
     FN(rough_fourth_roots)(q, group, d);
     EACH square[l] = q[l] * q[l];
-    EACH e[l] = 1 - d[l] * square[l] * square[l]; /* from the left: q^4 may be subnormal */
+    EACH e[l] = 1 - d[l] * square[l] * square[l]; /* multiplied from the left, since q^4 may be subnormal */
     EACH q[l] = quarters == 2 ? square[l] : quarters == 3 ? square[l] * q[l] : square[l] * square[l];
     EACH q[l] += q[l] * (e[l] * (e[l] * second + first));
     EACH power[l] = bounded ? q[l] : FN(select)(d[l] == (REAL)INFINITY, (vec){0}, q[l]);
@@ -252,13 +236,13 @@ INLINE void FN(powers)(vec *power, const int group, const vec *d, REAL beta, con
 typedef struct {
     const REAL *x, *dy;
     REAL *result;           /* y or dx */
-    REAL *squares, *shared; /* in buffers with zeros around: x^2, and what an element gives to its neighbours' dx */
-    REAL *direct;           /* in a buffer: dy / d^beta */
+    REAL *squares, *shared; /* buffers with zeros around: x^2; what an element gives to the dx of its neighbours */
+    REAL *direct;           /* a buffer: dy / d^beta */
     REAL k, alpha, beta, factor;
-    int64_t soon; /* from here to the block after the next, which is fetched into the second cache: the first is full */
-    int past;     /* result is written past the caches */
+    int64_t soon; /* distance to the block after the next, which is fetched into the second-level cache */
+    int past;     /* result is written by non-temporal stores */
     int bounded;  /* no divisor is Inf */
-    box_sum sum;  /* of squares, then of shared */
+    box_sum sum;  /* first of squares, then of shared */
 } norm_block;
 
 INLINE void FN(square)(const int group, int64_t lanes, int64_t at, int64_t i, const norm_block b, vec *total) {
@@ -270,7 +254,8 @@ INLINE void FN(square)(const int group, int64_t lanes, int64_t at, int64_t i, co
     if (!b.past) EACH_LINE __builtin_prefetch(b.result + at + l * V, 1, 2);
 }
 
-/* No divisor exceeds k + alpha (the sum of all squares), but for roundings, which cannot double it. NaN is no bound. */
+/* Whether no divisor can be Inf. A divisor is at most k + alpha (the sum of all squares), and roundings cannot double
+ * that. A NaN gives 0. */
 INLINE int FN(is_bounded)(const vec *total, const norm_block b) {
     const int group = GROUP;
     REAL sum = 0;
@@ -307,7 +292,7 @@ INLINE void FN(share)(const int group, int64_t lanes, int64_t at, int64_t i, con
     EACH_LINE __builtin_prefetch(b.x + at + b.soon + l * V, 0, 2);
 }
 
-/* dx = direct - factor x (sum of shared over the box, turned around) */
+/* dx = direct - factor x (sum of shared over the reflected box) */
 INLINE void FN(collect)(const int group, int64_t lanes, int64_t at, int64_t i, const norm_block b) {
     vec sum[GROUP];
     FN(sum_at)(sum, group, b.sum, i);
@@ -331,7 +316,7 @@ INLINE void FN(collect)(const int group, int64_t lanes, int64_t at, int64_t i, c
     }
 #endif
 
-/* y, or where there is a dy, dx */
+/* y; or dx, if dy is given. */
 static int64_t FN(norm)(cc_out result, cc_in dy, cc_in x, const cc_lrn *p, int across, void *scratch) {
     const norm_job j = norm_plan(x, p, across, sizeof(REAL));
     const int64_t buffer = cc_round_up(j.length + GROUP * V, 64), buffers = dy ? 5 : 3;

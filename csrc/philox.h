@@ -1,18 +1,16 @@
 /* Philox4x32-10 in lanes: a vector holds the same 32-bit word of L blocks. The numbers are those of
  * cnncore/ops/random.py. Included by kernel files, after twice.h and channels_last.h.
  *
- * A round multiplies two words, 32 x 32 to 64 bits. Of 8 such products, AVX2 makes the even four and the odd four: a
- * shift and two products, a shuffle that collects the upper halves, a product that is the lower halves, two xors; 7
- * instructions. Of a block the counter's upper three words are the same in all lanes, and so is half of what the first
- * three rounds do; it is done once. A word then takes 3.9 instructions, which Zen 3 starts four of in a cycle, and
- * measured 1.4 cycles, because a round waits 7 cycles for itself and no more than two vectors side by side find room in
- * registers. Steps, in cycles a word (AVX2, hot, one thread), of words alone, bytes that say what is kept, uniforms:
- *     one word of 4 blocks in 64-bit lanes, 5 instructions a word      1.7, 2.1, 3.4
- *     the first rounds' constants once                                 1.7: not the instructions were the limit
- *     32-bit lanes, upper halves by a shift and a blend                1.55
- *     by a shuffle                                                     1.4, 1.6, 1.8
- * What gained nothing: four vectors side by side (1.3, but with what they spill 1.4 or 1.9, as the stack lies), the key
- * first in every xor (a shorter chain; GCC puts it last), the signs turned by the last key in place of a shift. */
+ * A round multiplies two words, 32 x 32 to 64 bits. AVX2 makes the four even and the four odd products of a vector. The
+ * upper three words of the counter are the same in all lanes, and so is half of what the first three rounds compute:
+ * that is computed once. The limit is the chain of rounds: registers have room for two vectors side by side, not more.
+ *
+ *   v1  one word of 4 blocks in 64-bit lanes: 1.7 cycles a word (uniforms 3.4)
+ *   v2  the constant part of the first rounds once: 1.7
+ *   v3  32-bit lanes, upper halves by a shift and a blend: 1.55
+ *   v4  upper halves by a shuffle: 1.4 (uniforms 1.8)
+ *
+ * Measurements, and what did not help: docs/kernels/random.md. */
 
 #ifndef PHILOX_H
 #define PHILOX_H
@@ -26,15 +24,15 @@ typedef float word_floats __attribute__((vector_size(CC_VECTOR_BYTES)));
 typedef uint64_t longs __attribute__((vector_size(CC_VECTOR_BYTES)));
 #define L (CC_VECTOR_BYTES / 4)
 #define PAIR 2
-#define AT_ONCE (PAIR * L * 4) /* uniforms */
+#define AT_ONCE (PAIR * L * 4) /* uniforms that are made at once */
 #define ROUNDS 10
 #define M0 0xD2511F53u
 #define M1 0xCD9E8D57u
-#define PIECE_WORDS 8192 /* of maps, in a piece that stays in cache; it divides SAME_UPPER */
-#define SAME_UPPER ((int64_t)4 << 32) /* uniforms of blocks whose numbers have the same upper half */
+#define PIECE_WORDS 8192 /* words of a piece of maps, which stays in cache; it divides SAME_UPPER */
+#define SAME_UPPER ((int64_t)4 << 32) /* so many uniforms belong to blocks whose numbers have the same upper half */
 
-/* Every round's key, with what the counter's words 2 and 3, which are the draw's, bring into rounds 1 and 2; and word 0
- * after round 1, but for the upper half of the block's number. */
+/* The keys of all rounds. They include what words 2 and 3 of the counter bring into rounds 1 and 2; these words are the
+ * same for the whole draw. c0 is word 0 after round 1, without the upper half of the block's number. */
 typedef struct { words k0[ROUNDS], k1[ROUNDS]; uint32_t c0; } philox_key;
 
 static philox_key spread_key(const uint64_t key[2]) {
@@ -51,8 +49,8 @@ static philox_key spread_key(const uint64_t key[2]) {
     return k;
 }
 
-/* What of rounds 2 and 3 is the same for all blocks whose numbers have this upper half: the product of word 0, with the
- * keys it meets. */
+/* The part of rounds 2 and 3 that is the same for all blocks whose numbers have this upper half: the two halves of the
+ * product of word 0, each combined with its key. */
 typedef struct { words second, third; } philox_start;
 
 static inline philox_start start_blocks(const philox_key *k, int64_t upper) {
@@ -60,7 +58,7 @@ static inline philox_start start_blocks(const philox_key *k, int64_t upper) {
     return (philox_start){k->k1[1] ^ (uint32_t)(p0 >> 32), k->k1[2] ^ (uint32_t)p0};
 }
 
-/* Of the even words of a */
+/* The products of the even words of a with b. */
 INLINE longs product(longs a, uint32_t b) {
 #if defined(__AVX512F__) && CC_VECTOR_BYTES == 64
     return (longs)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi32((int)b));
@@ -73,8 +71,8 @@ INLINE longs product(longs a, uint32_t b) {
 #endif
 }
 
-/* From every four lanes of a (numbers 0 to 3) and the same four of b (4 to 7), those numbered w, x, y, z; in GCC as
- * floats, of which that is one instruction. */
+/* From every four lanes of a (numbers 0 to 3) and the same four lanes of b (numbers 4 to 7): those with numbers w, x,
+ * y, z. For GCC the words are floats here, since then the shuffle is one instruction. */
 INLINE words pick(words a, words b, int w, int x, int y, int z) {
     const int number[4] = {w, x, y, z};
     words picked;
@@ -90,13 +88,15 @@ INLINE words pick(words a, words b, int w, int x, int y, int z) {
     return picked;
 }
 
-/* The upper halves of a b, the two middle lanes of every four exchanged */
+/* The upper halves of a b. In every four lanes, the two middle ones are exchanged. */
 INLINE words high_product(words a, uint32_t b) {
     const words even = (words)product((longs)a, b), odd = (words)product((longs)a >> 32, b);
     return pick(even, odd, 1, 3, 5, 7);
 }
 
-/* Words 1 and 3 lag behind words 0 and 2 by a round, and so by an exchange of lanes: then they meet. */
+/* One round. high_product exchanges lanes, and its results become words 0 and 2. They are combined with words 1 and 3,
+ * which come from the round before and have one exchange less than words 0 and 2 had. Two exchanges cancel, so lanes of
+ * the same block meet. */
 INLINE void philox_round(words c[4], words k0, words k1) {
     const words high0 = high_product(c[0], M0), high1 = high_product(c[2], M1), low0 = c[0] * M0, low1 = c[2] * M1;
     c[0] = high1 ^ c[1] ^ k0;
@@ -105,7 +105,7 @@ INLINE void philox_round(words c[4], words k0, words k1) {
     c[3] = low0;
 }
 
-/* The words of blocks; the lower halves of their numbers come in as word 0. */
+/* The words of blocks. The lower halves of the blocks' numbers come in as word 0. */
 INLINE void philox(words c[PAIR][4], const philox_key *k, const philox_start *start) {
     for (int j = 0; j < PAIR; j++) {
         const words number = c[j][0], c2 = high_product(number, M0) ^ k->k1[0];
@@ -121,13 +121,13 @@ INLINE void philox(words c[PAIR][4], const philox_key *k, const philox_start *st
         for (int w = 1; w < 4; w += 2) c[j][w] = pick(c[j][w], c[j][w], 0, 2, 1, 3);
 }
 
-/* `bit` in every lane whose word is at least 2^8 `least` */
+/* `bit` in every lane whose word is at least 2^8 * least, else 0. */
 INLINE words at_least(words w, int32_t least, uint32_t bit) {
     return (words)((signed_words)(w >> 8) > (signed_words){0} + (least - 1)) & bit;
 }
 
-/* kept[i] = 1 where uniform number i of the blocks from `number` on is at least 2^-24 `least`, else 0: a block's words
- * become four adjacent bytes. */
+/* kept[i] = 1 if uniform number i of the blocks from `number` on is at least 2^-24 * least, else 0. The four words of a
+ * block become four adjacent bytes. */
 INLINE void keep_some(uint8_t kept[AT_ONCE], uint32_t number, int32_t least, const philox_key *key,
                       const philox_start *start) {
     words c[PAIR][4], four[PAIR];
@@ -142,7 +142,8 @@ INLINE void keep_some(uint8_t kept[AT_ONCE], uint32_t number, int32_t least, con
     memcpy(kept, four, AT_ONCE);
 }
 
-/* The same for uniforms number `first` to `first + count`. What is read next, at `soon`, is fetched on the way. */
+/* The same for the `count` uniforms from number `first` on. The memory at `soon`, which is read next, is fetched on the
+ * way. */
 static inline void draw_kept(uint8_t *kept, int64_t first, int64_t count, int32_t least, const philox_key *key,
                              const char *soon, int64_t soon_bytes) {
     const int64_t same = SAME_UPPER - first % SAME_UPPER;
@@ -160,7 +161,8 @@ static inline void draw_kept(uint8_t *kept, int64_t first, int64_t count, int32_
     }
 }
 
-/* Eight rows of eight bytes to eight columns, in every lane: quarters change places, then quarters of quarters. */
+/* Transposes a square of 8 x 8 bytes in every lane: two quarters of the square change places, then two quarters of
+ * every quarter, and so on. */
 INLINE void turn_squares(longs row[8]) {
     static const uint64_t keep[] = {0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF};
     UNROLL for (int step = 2; step >= 0; step--) {
@@ -189,7 +191,7 @@ static inline void turn_bytes(uint8_t *to, const uint8_t *from, int64_t rows, in
         for (int64_t r = c < even_columns ? even_rows : 0; r < rows; r++) to[c * rows + r] = from[r * columns + c];
 }
 
-/* Lane q of every four in vector w changes places with lane w in vector q. */
+/* Transposes every square of four lanes: lane q of vector w changes places with lane w of vector q. */
 INLINE void turn_fours(words c[4]) {
     const words low02 = pick(c[0], c[2], 0, 4, 1, 5), high02 = pick(c[0], c[2], 2, 6, 3, 7);
     const words low13 = pick(c[1], c[3], 0, 4, 1, 5), high13 = pick(c[1], c[3], 2, 6, 3, 7);
@@ -200,7 +202,8 @@ INLINE void turn_fours(words c[4]) {
 }
 #endif
 
-/* Uniforms number `first` to `first + count` of a key. Blocks stand in lanes so that their words come in order. */
+/* The `count` uniforms of a key from number `first` on. Blocks are arranged in lanes so that their words come out in
+ * order. */
 static void FN(uniforms)(REAL *u, int64_t first, int64_t count, const philox_key *key) {
     const int64_t same = SAME_UPPER - first % SAME_UPPER;
     if (count > same) FN(uniforms)(u + same, first + same, count - same, key);
@@ -224,12 +227,12 @@ static void FN(uniforms)(REAL *u, int64_t first, int64_t count, const philox_key
     }
 }
 
-/* The uniforms of maps, in pieces that stay in cache. Element i of a key is the i-th of the maps as (N, C, S); a piece is
- * a run of memory. Channels last, that is `pixels` of an image, all channels, and the piece is drawn map by map and
- * turned. Contiguous maps are one image of one channel. */
+/* The uniforms of maps, in pieces that stay in cache. Uniform i of a key belongs to element i of the maps as (N, C, S).
+ * A piece is a run of memory. Of channels-last maps it is `pixels` pixels of an image with all channels; it is drawn
+ * map by map and transposed. Contiguous maps count as one image of one channel. */
 #define map_draw FN(cc_map_draw)
 typedef struct {
-    const REAL *given; /* the uniforms, where the caller has drawn them */
+    const REAL *given; /* the uniforms, if the caller has drawn them */
     philox_key key;
     int64_t images, pixels, channels, step, pieces;
 } map_draw;
@@ -243,19 +246,19 @@ static inline map_draw FN(map_draw_of)(cc_in u) {
     return d;
 }
 
-/* Scratch for one piece, which is turned on its way into the array */
+/* Bytes of scratch for one piece that has to be transposed. */
 static inline int64_t FN(map_draw_bytes)(const map_draw *d) {
     return d->channels > 1 ? cc_round_up(d->step * d->channels * (int64_t)sizeof(REAL), 64) : 0;
 }
 
 #define map_piece FN(cc_map_piece)
 typedef struct {
-    int64_t at, count;     /* in memory */
-    int64_t pixels, first; /* the number of the first map's first uniform; the next map's stand d->pixels further */
+    int64_t at, count;     /* its place in memory and its elements */
+    int64_t pixels, first; /* number of the first uniform of the first map; the next map is d->pixels behind */
     const REAL *u;
 } map_piece;
 
-/* Piece i; u only where they are given. */
+/* Piece i. u is NULL unless the uniforms are given. */
 static inline map_piece FN(piece_of)(const map_draw *d, int64_t i) {
     const int64_t per = cc_ceil_div(d->pixels, d->step), image = i / per, pixel = i % per * d->step;
     const int64_t pixels = MIN(d->step, d->pixels - pixel), at = (image * d->pixels + pixel) * d->channels;
@@ -263,7 +266,7 @@ static inline map_piece FN(piece_of)(const map_draw *d, int64_t i) {
                        d->given ? d->given + at : NULL};
 }
 
-/* Piece i of the uniforms, drawn into their array */
+/* Draws piece i of the uniforms into their array. */
 static inline void FN(draw_piece)(const map_draw *d, int64_t i, REAL *u, char *scratch) {
     const map_piece piece = FN(piece_of)(d, i);
     REAL *drawn = d->channels > 1 ? (REAL *)scratch : u + piece.at;

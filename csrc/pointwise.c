@@ -1,22 +1,20 @@
-/* Element by element: relu, sigmoid, tanh, dropout, add, concat, slice. All maps of a call are dense in one layout, so
- * layout does not matter: loops run over memory in order, in pieces that are small enough to share between threads and
- * large enough to be worth it. Memory traffic is the limit, so every op is one pass, and results past the cache are
- * streamed (simd.h). What that gained, forward + backward of 64 x 96 x 32 x 32 floats on two cores with AVX2, caches cold:
+/* Element by element: relu, sigmoid, tanh, dropout, add, concat, slice.
  *
- *   relu     4.5 -> 3.7 ms   streaming.
- *   add      5.6 -> 4.9      streaming, and one pass forward where there were a copy and a sum.
- *   concat   7.0 -> 4.6      streaming.
- *   sigmoid  7.1 -> 4.5      streaming 0.9; the rest by exp_down (vmath.h), which needs half of exp's instructions, and
- *                            a loop over whole vectors that leaves constants in registers.
- *   tanh, sigmoid forward, Zen 4, AVX2: 1.46, 1.40 -> 1.22, 1.28 by shorter chains (vmath.h) -> 1.09, 1.15 in two loops
- *                            (EACH_VECTOR_TWICE); with AVX-512 0.97, 1.02 -> 0.95, 0.95, a plain pass 0.9.
- *   dropout  9.5 -> 4.8      7.0 without floats: uniforms are never made, words become bytes in place (philox.h); 5.8
- *                            by masks made in registers from 64 bytes; 5.3 by drawing in a quarter less time; the rest,
- *                            where maps are contiguous, by drawing and dropping in one loop: hot, a word takes 0.75 ns
- *                            in place of 0.63, but memory is read and written meanwhile (one thread, cold: 5.7 to 4.6
- *                            ms; two, 3.1 to 2.8). By turns of 64 to 1024 elements in two loops no gain: each loop
- *                            that begins waits for 35 ns. Nor by fetching the bytes' lines, or streaming them.
- */
+ * All maps of a call are dense in one layout, so the layout does not matter. Loops run over memory in order, in pieces
+ * that are small enough to share between threads. Memory is the limit, so every op is one pass.
+ *
+ *   relu      non-temporal stores: 0.82 of the time (forward and backward)
+ *   add       non-temporal stores, one pass instead of a copy and a sum: 0.88
+ *   concat    non-temporal stores: 0.66
+ *   sigmoid   v2  non-temporal stores, exp_down, loops over whole vectors: 0.63
+ *             v3  shorter chains: forward 0.91 (tanh 0.84)
+ *             v4  two loops: forward 0.90 (tanh 0.89)
+ *   dropout   v2  words of Philox become bytes, no floats: 0.74
+ *             v3  masks are made in registers: 0.83
+ *             v4  Philox in a quarter less time: 0.91
+ *             v5  draws and drops in one loop: 0.91
+ *
+ * Measurements, and what did not help: docs/kernels/pointwise.md. */
 #include "twice.h"
 
 #ifdef REAL
@@ -27,10 +25,10 @@
 #ifndef POINTWISE_H
 #define POINTWISE_H
 #define VECTORS (512 / CC_VECTOR_BYTES)
-#define AHEAD (2048 / (int64_t)sizeof(REAL)) /* of dropout: what is fetched while words are drawn */
+#define AHEAD (2048 / (int64_t)sizeof(REAL)) /* dropout fetches so many elements ahead while it draws words */
 
-/* to[i] = VALUE, an expression of LOAD(array)s: a vector at a time, then the rest of a piece. Large results are streamed
- * (simd.h). */
+/* to[i] = VALUE, an expression that reads arrays by LOAD: a vector at a time, then the rest of a piece. Large results
+ * are written by non-temporal stores (simd.h). */
 #define LOAD(from) FN(load_n)((const REAL *)(from) + i, lanes)
 #define EACH_VECTOR(RESULT, VALUE)                                                                                  \
     REAL *to = (RESULT)->data;                                                                                      \
@@ -47,8 +45,8 @@
     }                                                                                                               \
     return 0;
 
-/* to[i] = LAST(FIRST(x[i]), x[i]), in two loops over VECTORS vectors: the chain from x to the result, divided, is as long as
- * ten vectors' instructions take, and no processor looks so far ahead. */
+/* to[i] = LAST(FIRST(x[i]), x[i]), in two loops over VECTORS vectors. The chain from x to the result takes as long as
+ * the instructions of ten vectors. No processor looks so far ahead. Two loops cut the chain in two. */
 #define EACH_VECTOR_TWICE(RESULT, FIRST, LAST, x)                                                                   \
     REAL *to = (RESULT)->data;                                                                                      \
     const REAL *from = (x)->data;                                                                                   \
@@ -70,7 +68,7 @@
     return 0;
 #endif
 
-/* `lanes` elements of the sum of `count` arrays, from i on */
+/* The sum of `count` arrays, `lanes` elements from i on. */
 INLINE vec FN(sum_of)(cc_in xs, int64_t count, int64_t i, int64_t lanes) {
     vec sum = FN(load_n)((const REAL *)xs[0].data + i, lanes);
     for (int64_t k = 1; k < count; k++) sum += FN(load_n)((const REAL *)xs[k].data + i, lanes);
@@ -112,13 +110,14 @@ void FN(cc_pow)(REAL *y, const REAL *x, const REAL *e, int64_t count) {
 }
 
 /* --- dropout ---
- * Bytes say which elements are kept, from integers (the uniforms never exist); then the product, which is also the
- * backward: of channels-last maps a piece at a time, since its bytes are turned in between, of contiguous ones at once. */
+ * Bytes say which elements are kept. They are made from integers; uniforms are never made. The product
+ * with these bytes is the second step, and it is also the backward. For channels-last maps the second step follows
+ * piece by piece, since the bytes are transposed in between. For contiguous maps both steps are one loop. */
 
-/* AT_ONCE elements: to = from * scale where kept, else 0. They are few enough for masks that never leave registers. Where
- * it is streamed, `to` stands on a whole vector: asked once, not at every store, drop takes a tenth less time. */
+/* AT_ONCE elements: to = from * scale where kept, else 0. Their masks fit in registers. For non-temporal stores `to`
+ * must be aligned to a vector. The caller tests that once, not at every store: so drop takes a tenth less time. */
 INLINE void FN(drop_some)(REAL *to, const REAL *from, const uint8_t kept[AT_ONCE], REAL scale, const int past) {
-    INT all[AT_ONCE]; /* bits */
+    INT all[AT_ONCE]; /* all bits set, or none */
     if (past) to = __builtin_assume_aligned(to, sizeof(vec));
     for (int j = 0; j < AT_ONCE; j++) all[j] = -(INT)kept[j];
     UNROLL for (int j = 0; j < AT_ONCE; j += V) {
@@ -128,7 +127,7 @@ INLINE void FN(drop_some)(REAL *to, const REAL *from, const uint8_t kept[AT_ONCE
     }
 }
 
-/* The same for any number */
+/* The same for any number of elements. */
 INLINE void FN(drop_run)(REAL *to, const REAL *from, const uint8_t *kept, int64_t count, REAL scale, const int past) {
     int64_t i = 0;
     for (; i + AT_ONCE <= count; i += AT_ONCE) FN(drop_some)(to + i, from + i, kept + i, scale, past);
@@ -139,9 +138,9 @@ static void FN(drop)(REAL *to, const REAL *from, const uint8_t *kept, int64_t co
     else FN(drop_run)(to, from, kept, count, scale, 0);
 }
 
-/* A piece of contiguous maps, from uniform number `first` on, drawn into `kept` and dropped in one loop: memory is read
- * and written while the processor draws. `first` is a multiple of PIECE_WORDS, so blocks are whole, and the upper half of
- * their numbers is one. */
+/* A piece of contiguous maps, from uniform number `first` on: draws into `kept` and drops in one loop. So memory is
+ * read and written while the processor draws. `first` is a multiple of PIECE_WORDS. So blocks are whole, and the upper
+ * halves of their numbers are equal. */
 INLINE void FN(draw_run)(REAL *to, uint8_t *kept, const REAL *from, int64_t first, int64_t count, int32_t least,
                          const philox_key *key, REAL scale, const int past) {
     const philox_start start = start_blocks(key, first / SAME_UPPER);
@@ -160,10 +159,10 @@ static void FN(draw_and_drop)(REAL *to, uint8_t *kept, const REAL *from, int64_t
     else FN(draw_run)(to, kept, from, first, count, least, key, scale, 0);
 }
 
-/* Map m = n C + c of `to` is scale times that of `from` where kept[m], else 0; both dense, in either layout. */
+/* Map m = n C + c of `to` is scale times map m of `from` if kept[m], else 0. Both are dense, in either layout. */
 static void FN(drop_maps)(cc_out to, cc_in from, const uint8_t *kept, REAL scale) {
     const int64_t channels = from->shape[1], pixels = from->shape[2] * from->shape[3] * from->shape[4];
-    const int last = from->stride[1] == 1; /* rows are pixels of all maps; else they are maps */
+    const int last = from->stride[1] == 1; /* a row is a pixel of all maps; else a row is a map */
     const int64_t rows = from->shape[0] * (last ? pixels : channels), length = last ? channels : pixels;
     const int64_t step = cc_ceil_div(PIECE, MAX(length, 1));
     PARALLEL_PIECES(first, end, rows, step)
@@ -240,8 +239,8 @@ int64_t FN(add_backward)(cc_out dxs, cc_in dy, const cc_add *p, void *scratch) {
     return 0;
 }
 
-/* Behind the axis in memory, every array holds the same `inner` elements; an array's share of one outer step is
- * inner times its own length along the axis. */
+/* Copies parts side by side along an axis into `whole`, or back with `split`. The axes inside that axis in memory have
+ * `inner` elements in every array. In one outer step a part gives inner times its own length along the axis. */
 static void FN(concat)(cc_in whole, cc_in parts, const cc_concat *p, int split) {
     const int64_t axis = p->axis < 2 ? p->axis : p->axis + 5 - p->rank;
     const int64_t inner = whole->stride[axis], step = inner * whole->shape[axis];
@@ -270,7 +269,8 @@ int64_t FN(concat_backward)(cc_out dxs, cc_in dy, const cc_concat *p, void *scra
     return 0;
 }
 
-/* The same for one part of the maps: `back` writes it into a whole of zeros. */
+/* Copies some of the maps of `whole` to `part`. With `back` it copies the part to `whole` and sets the other maps to
+ * 0. */
 static void FN(slice)(cc_in whole, cc_in part, const cc_slice *p, int back) {
     const int64_t inner = whole->stride[1], step = inner * whole->shape[1];
     const int64_t before = inner * p->start, length = inner * (p->stop - p->start), after = step - before - length;

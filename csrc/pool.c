@@ -1,8 +1,9 @@
-/* Max and average pooling: what they do with a window's list. The walk: pool.h. */
+/* Max and average pooling: what they do with the list of a window. Lists: pool.h. Kernels: pool_walk.h. */
 #include "twice.h"
 
 #ifdef REAL
 #include "pool.h"
+#include "pool_walk.h"
 
 ONE(reduce_max) {
     PEAK()
@@ -13,7 +14,7 @@ ONE(reduce_max) {
 }
 VARIANT(reduce_max)
 
-/* From 0 and no tap: where no element is positive, nothing wins. */
+/* The search begins at 0 with no tap (-1). So where no element is positive, no element wins. */
 ONE(reduce_relu_max) {
     vec best[WIDE] = {{0}};
     ivec won[WIDE];

@@ -1,30 +1,32 @@
-/* Which elements and outputs meet along one axis of pooling windows, forward and backward. pool.h makes its lists of
- * them, all axes together. */
+/* Pooling along one axis: which elements belong to which output, forward and backward. pool.h makes its lists from
+ * these, all axes together. */
 #ifndef POOL_AXES_H
 #define POOL_AXES_H
 
-/* Along one axis: which (index, tap) pairs belong to a pixel, from first[i] to first[i + 1]; how many elements of an
- * output's window an average counts; and of which kind a pixel is. Pixels are of a kind, numbered by its first, where
- * their pairs are those of the first with every index `shift` and every tap `turn` higher, and counted alike: one list
- * does for all. Away from borders, every `period` pixels are. */
+/* The lists of the pixels along one axis. The list of pixel i is the pairs (index, tap) from first[i] to first[i + 1].
+ *
+ * Two pixels share a list when their windows differ by a shift alone: add `shift` to every input index and `turn` to
+ * every tap number of the first pixel's list to get the second's. The elements that an average counts must agree, too.
+ * Such pixels form a kind. A kind has a number, and maker[kind] is its first pixel. Away from the borders, pixels that
+ * are `period` apart are of one kind. */
 typedef struct {
     int64_t *first, *index, *tap, *counted, *kind, *shift, *turn, period;
-    int64_t *maker, kinds; /* the first pixel of every kind, and how many there are */
-    double *weight; /* of every pair: 1, or a Gaussian envelope's */
-    int64_t *low, *high; /* of an output: its real taps, */
-    double *total;       /* and the sum of its envelope; both only for WEIGHTS */
+    int64_t *maker, kinds; /* the first pixel of every kind; the number of kinds */
+    double *weight;        /* of every pair: 1, or the weight in a Gaussian envelope */
+    int64_t *low, *high;   /* for WEIGHTS: taps low[o] to high[o] - 1 of output o are real elements, */
+    double *total;         /* and total[o] is the sum of its envelope */
 } axis_list;
 
-/* What a list entry's `share` holds: nothing; 1; an average's 1 / n; its weight in a Gaussian envelope. A flat envelope,
- * of sigma = Inf, makes means. */
+/* What the `share` of a list entry holds: nothing; 1; 1 / n of an average; the weight in a Gaussian envelope. With
+ * sigma = Inf the envelope is flat, and the weights make a mean. */
 enum { NO_SHARE, ONES, COUNTS, WEIGHTS };
 
-/* How a walk goes. */
+/* What a walk is asked to do. */
 typedef struct {
     int backward, share;
     int64_t count_include_pad;
     double sigma; /* of the envelope, in elements */
-    int64_t room; /* bytes per list entry that the variant wants for itself */
+    int64_t room; /* bytes of scratch per list entry that the variant wants */
 } walk_kind;
 
 static axis_list take_axis(const cc_window *w, int a, int backward, cc_arena *arena) {
@@ -58,8 +60,8 @@ static void fill_axis(axis_list *l, const cc_window *w, int a, int backward) {
     }
 }
 
-/* Elements of a window that an average counts, along one axis: the real ones, or with count_include_pad all but those
- * that ceil_mode lets hang over. */
+/* How many elements of a window an average counts along one axis. These are the real elements. With count_include_pad,
+ * padding counts, too, but not what ceil_mode adds behind the padding. */
 static void fill_counted(axis_list *l, const cc_window *w, int a, int64_t count_include_pad) {
     for (int64_t o = 0; o < w->out[a]; o++) {
         const int64_t start = o * w->stride[a] - w->begin[a], d = w->dilation[a];
@@ -69,8 +71,8 @@ static void fill_counted(axis_list *l, const cc_window *w, int a, int64_t count_
     }
 }
 
-/* A Gaussian envelope over the real taps [first, last) of a window, before it is divided by its sum. Exponents are taken
- * from the real tap that is nearest to the centre, so that the weights never all vanish. */
+/* The value at `tap` of a Gaussian envelope over the real taps [first, last) of a window, before the division by the
+ * sum. The envelope is 1 at the real tap that is nearest to the centre, so the weights cannot all underflow to 0. */
 static double envelope(const cc_window *w, int a, double sigma, int64_t first, int64_t last, int64_t tap) {
     const double centre = (w->kernel[a] - 1) / 2.0, far = fabs(tap - centre);
     const double nearest = fabs(MIN(MAX(floor(centre), first), last - 1) - centre);

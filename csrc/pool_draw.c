@@ -1,19 +1,21 @@
-/* stochastic_pool: draws an element of every window. The walk: pool.h.
+/* stochastic_pool: draws one element of every window. Backward gives the gradient to the element that was drawn.
  *
- * A draw must choose the same element as on every other backend, which is what sums in double of a / max a choose, none
- * of whose products is fused with a sum (so none is in this file). Doubles do just that (`draw`). Of floats the choice is
- * first made in float, of a itself (`choose`): nearly always every running sum is farther from the limit than rounding
- * can have moved it, so that the choice is the same; a group of lanes where one is not is drawn in double.
+ * A draw must choose the same element on every backend. Its definition is sums in double of a / max a, in which no
+ * product is fused with a sum (so this file turns fusing off). For double maps these sums are computed (`draw`). For
+ * float maps the choice is first made with float sums of a itself (`choose`). Where rounding could have changed the
+ * choice in one lane, its group of lanes is drawn again by `draw`.
  *
- * Forward of 25 MB, channels last, drawing included, 8 images on one thread times 8 / 2, in ms: 2x2 6.6, in float 3.0;
- * 3x3 10.2, 3.9; with power 2 10.5, 4.3; with power 3 128, by vmath.h's pow 85, without the powers of 0 46. What is left
- * is the drawing of uniforms, a third then; in half the cycles (philox.h) and turned straight into their array, 2x2 with
- * all 64 images on two threads, caches cold, went from 3.1 to 2.65. They go through memory once. */
+ *   v1  all draws in double
+ *   v2  float first: forward takes 0.45 of the time with 2x2 windows, 0.38 with 3x3, 0.41 with 3x3 and power 2
+ *   v3  power 3 by vmath.h's pow: 0.66 of the time; without the powers of 0: 0.36
+ *   v4  uniforms drawn in half the cycles (philox.h) and transposed straight into their array: 0.85
+ *
+ * Measurements: docs/kernels/pool.md. */
 #ifndef __clang__
 #pragma GCC optimize("fp-contract=off")
 #endif
 #include "twice.h"
-#ifdef __clang__ /* behind simd.h, which turns it on */
+#ifdef __clang__ /* after simd.h, which turns fusing on */
 #pragma STDC FP_CONTRACT OFF
 #endif
 
@@ -21,12 +23,13 @@
 #include "channels_last.h"
 #include "philox.h"
 #include "pool.h"
+#include "pool_walk.h"
 #include "vmath.h"
 
 #ifndef POOL_DRAW_H
 #define POOL_DRAW_H
 #define W (CC_VECTOR_BYTES / 8)
-#define MOST_CHOICES 64 /* of more, in too many vectors one is in doubt */
+#define MOST_CHOICES 64 /* longer lists are drawn in double at once: too many vectors would have a lane in doubt */
 typedef double wide __attribute__((vector_size(CC_VECTOR_BYTES)));
 typedef int64_t wide_mask __attribute__((vector_size(CC_VECTOR_BYTES)));
 
@@ -42,7 +45,7 @@ INLINE wide weigh(wide r, double power) {
 }
 #endif
 
-/* W channels as doubles; lanes beyond `lanes` are 0 */
+/* W channels as doubles. Lanes from `lanes` on are 0. */
 INLINE wide FN(widen)(const REAL *x, int64_t lanes) {
     wide v = {0};
     if (lanes == W) { /* a constant number of lanes is one instruction */
@@ -52,7 +55,7 @@ INLINE wide FN(widen)(const REAL *x, int64_t lanes) {
     return v;
 }
 
-/* What there is in place of a draw where a channel's window holds a NaN or an Inf: the first NaN, or else the first Inf. */
+/* A channel whose window holds a NaN or an Inf is not drawn: y is the first NaN, or else the first Inf. */
 static void FN(first_odd)(const pool_list *l, const REAL *x, REAL *y, int32_t *winner) {
     int64_t first = -1;
     for (int64_t i = 0; i < l->count; i++) {
@@ -65,7 +68,7 @@ static void FN(first_odd)(const pool_list *l, const REAL *x, REAL *y, int32_t *w
     *winner = (int32_t)(l->tap[first] + l->turn);
 }
 
-/* W channels from c on; here: u */
+/* Draws for W channels from c on. here: u. */
 INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64_t c, int64_t lanes) {
     const REAL *x = m->in[0] + c;
     wide *weight = l->room, best = {0}, total = {0}, running = {0}, y = {0};
@@ -79,9 +82,9 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
         total += weight[i];
     }
     const wide limit = FN(widen)(m->here + c, lanes) * total;
-    wide_mask open = (wide_mask){0} - 1, won = (wide_mask){0} - 1; /* lanes that look for their element */
+    wide_mask open = (wide_mask){0} - 1, won = (wide_mask){0} - 1; /* open: lanes whose sum has not passed the limit */
     for (int64_t i = 0; i < l->count; i++) {
-        const wide_mask take = open & (weight[i] > 0); /* the last positive one so far, until the sum passes */
+        const wide_mask take = open & (weight[i] > 0); /* the last positive element before the sum passes the limit */
         y = wide_select(take, FN(widen)(x + l->at[i], lanes), y);
         won = (take & ((wide_mask){0} + (l->tap[i] + l->turn))) | (~take & won);
         running += weight[i];
@@ -95,8 +98,8 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
 }
 
 #if REAL_IS_FLOAT
-#define LEAST 0x1p-90f /* a total of less may have lost what vanished */
-/* weight[i] = (a / best)^power; how far from it, in roundings */
+#define LEAST 0x1p-90f /* in a smaller total, terms that vanished may matter */
+/* weight[i] = (a / best)^power. Returns a bound of its error, in roundings. */
 static double FN(weigh_room)(const pool_list *l, const REAL *x, int64_t lanes, double power) {
     vec *weight = l->room, best = {0};
     for (int64_t i = 0; i < l->count; i++) {
@@ -104,7 +107,7 @@ static double FN(weigh_room)(const pool_list *l, const REAL *x, int64_t lanes, d
         best = FN(select)(weight[i] > best, weight[i], best);
     }
     const vec inverse = 1 / best;
-    for (int64_t i = 0; i < l->count; i++) { /* not of 0, whose power would go through subnormals, and those are slow */
+    for (int64_t i = 0; i < l->count; i++) { /* no power of 0 is taken: it would pass subnormals, which are slow */
         const ivec some = ~(weight[i] <= 0);
         const vec r = FN(select)(some, weight[i] * inverse, FN(splat)(1));
         weight[i] = (vec)((ivec)FN(pow)(r, FN(splat)((REAL)power)) & some);
@@ -117,9 +120,9 @@ INLINE ivec FN(lower)(ivec a, ivec b) {
     return a;
 }
 
-/* The same choice from float weights, where it is beyond doubt: where no running sum is as near to the limit as rounding
- * could have moved them. Sums of n weights err by n / 2 units in the last place, squares by half a unit more, the limit
- * by another half and what its sum errs by. What holds a lane in doubt, or out of range, is drawn again, in double. */
+/* The choice from float weights. It is certain where every running sum is farther from the limit than rounding can have
+ * moved it. A sum of n weights errs by n / 2 units in the last place, squares add half a unit, and the limit adds
+ * another half and the error of its own sum. A vector with a lane in doubt or out of range is drawn again in double. */
 ONE(choose, const int squared, const int any_power) {
     const double power = *(const double *)p;
     const double units = (double)l->count + 8 + (any_power ? FN(weigh_room)(l, m->in[0] + c, lanes, power) : 0);
@@ -132,7 +135,7 @@ ONE(choose, const int squared, const int any_power) {
         if (squared) seen[u] |= ~(v <= 0);
         total[u] += WEIGHT(i, v);
     }
-    EACH_VECTOR past[u] = -(HERE * total[u]), near[u] = (ivec)total[u]; /* how far the running sum is past the limit */
+    EACH_VECTOR past[u] = -(HERE * total[u]), near[u] = (ivec)total[u]; /* past: the running sum minus the limit */
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec v = ELEMENT(0, i);
         const ivec open = (ivec)past[u] < 0;

@@ -1,39 +1,31 @@
-/* Pools of powers: what they do with a window's list. The walk: pool.h. With m a window's largest magnitude, y comes of
- * powers of |x| / m; where m is 0, infinite or NaN, y is m. See cnncore/ops/pool.py. Where the powers are products, they
- * are first taken of x as it stands, without m (`plain_*`); a lane whose sum overflowed, or is so small that what
- * vanished in it counts, is worked out again with m (`scaled_*`). So no lane's bits depend on its neighbours.
+/* Pools of powers: lp_pool, gaussian_lp_pool, expectation_pool, entropy_pool (formulas: cnncore/ops/pool.py).
  *
- * lp_pool is gaussian_lp_pool with other weights: 1 for every element, or 1 / n with `normalize`.
+ * Let m be the largest magnitude in a window. y is computed from powers of |x| / m; where m is 0, infinite or NaN, y is
+ * m. Where the powers are products, they are taken of x itself first (`plain_*`). A lane whose sum overflowed, or is so
+ * small that a vanished term matters, is computed again with m (`scaled_*`). So no lane's bits depend on its
+ * neighbours. lp_pool is gaussian_lp_pool with other weights: 1 for every element, or 1 / n with `normalize`.
  *
- * Steps, on 25 MB of x, channels last, 2 threads, cold caches, forward in ms (of 8 images, one thread, as much work):
- *                                       lp 2 2x2     lp 4 3x3     gaussian 3x3  expectation 3x3  entropy 3x3
- *     all with m                        1.8 (1.41)   2.3 (2.0)    2.05 (1.7)    2.4 (2.2)        2.6
- *     as they stand, m where needed     1.55 (1.15)  1.9 (1.55)   1.7 (1.3)     1.95 (1.55)      2.2
- *     with pool.h's walk along a row    1.45         1.7          1.6           1.8              2.1
- * Global pools, whose list is an image, fetch it ahead and go through it once with WIDE vectors, not three times with
- * VECTORS: lp 2.45 to 1.75, expectation 2.5 to 1.7, entropy 1.95 to 1.75 (medians; a plain pass 0.95).
- * A plain pass takes 0.8 to 1.1 there. Backward, of p = 4 and 3x3, 2.6 to 2.1 (a plain pass 1.5): by the walk, by odd
- * powers that keep x's sign, and by asking once per call which power is wanted. Forward and backward of p = 2, 2x2 are at
- * three quarters of a plain pass; at all of one they would be 4.5 times as fast as PyTorch's squares, not 5.
+ *   v1  every power is of |x| / m
+ *   v2  powers of x itself, m only where it is needed: forward takes 0.81 to 0.86 of the time
+ *   v3  the walk along a row (pool.h): 0.89 to 0.96
+ *   v4  global pools read their list once, not three times: lp 0.71, expectation 0.68, entropy 0.90
+ *   v5  backward: odd powers keep the sign of x, the power is chosen once per call; with v3, p = 4 takes 0.81
  *
- * What did not help: dy / y^(p-1) worked out once per window, into scratch, rather than once per element, so that backward
- * divides a quarter as often (1.95 to 2.4, row by row as the elements' rows came; the same for a whole task at once):
- * the divisions wait for memory anyway, and dy and y are no longer read along with x; max(0, x) lane by lane, which GCC
- * does not make one instruction of. Sums as they stand for other roots than square ones were wrong by 13 units in the
- * last place: the root magnifies the rounding of 1 / p by the sum's logarithm. */
+ * Measurements, and what did not help: docs/kernels/pool.md. */
 #include "twice.h"
 
 #ifdef REAL
 #include "pool.h"
+#include "pool_walk.h"
 #include "vmath.h"
 
-INLINE vec FN(positive)(vec v) { return FN(magnitude)(FN(rectify)(v)); } /* NaN stays, without a sign */
+INLINE vec FN(positive)(vec v) { return FN(magnitude)(FN(rectify)(v)); } /* max(0, v); NaN stays, without its sign */
 INLINE vec FN(sign)(vec v) { return FN(select)(v > 0, (vec){0} + 1, FN(select)(v < 0, (vec){0} - 1, v)); }
 INLINE ivec FN(is_number)(vec m) { return (m > 0) & (m < (REAL)INFINITY); }
 
 /* --- powers ---
- * Multiples of 1/2 up to 4 are products and a square root. Which one is wanted is decided once per row, so that no loop
- * asks. */
+ * A power that is a multiple of 1/2, up to 4, is computed by products and a square root. The power is chosen once per
+ * row, outside of all loops. */
 
 #ifndef POOL_POWER_H
 #define POOL_POWER_H
@@ -43,17 +35,17 @@ static int halves_of(double e) {
     return e >= 0 && e <= MOST_HALVES / 2 && 2 * e == (int)(2 * e) ? (int)(2 * e) : ANY_POWER;
 }
 
-/* What a variant of powers gets as its parameters. */
+/* The parameters `p` of a variant of powers: the exponent e, and 2 e where it is one of the chosen ones. */
 typedef struct {
     double e;
     int halves;
 } power;
 INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
 
-/* VARIANT of a ONE(..., int halves). In a POWER_CASE halves is a constant, and `most` vectors at a time are taken of LONG
- * lists: WIDE for the sums of forward; backward, with its division per element, gains nothing by more than VECTORS.
- * Every case takes a second to compile. So float alone has cases, for p = 1 to 4 and for power = 1 and 2. Other powers,
- * and double, ask for the power at every element. */
+/* VARIANT for a ONE(..., int halves). A POWER_CASE is a walk in which halves is a constant. For LONG lists the walk
+ * takes `most` vectors at a time. Forward takes WIDE; backward divides for every element and gains nothing beyond
+ * VECTORS. Every case takes a second to compile. So only float has cases, for p = 1 to 4 and for power = 1 and 2. Other
+ * powers, and double, choose the power at every element. */
 #define POWER_VARIANT(name, cases)                                                                                  \
     static void FN(name)(const pool_row *row, const void *p) {                                                      \
         const int halves = ((const power *)p)->halves;                                                              \
@@ -72,7 +64,7 @@ INLINE power power_of(double e) { return (power){e, halves_of(e)}; }
     }
 #endif
 
-/* A call: inlined into every walk it would take seconds to compile. */
+/* Not inlined: in every walk it would take seconds to compile. */
 OUT_OF_LINE vec FN(any_power)(vec v, double e) { return FN(pow)(v, FN(splat)((REAL)e)); }
 
 /* v^e for v >= 0 */
@@ -96,8 +88,8 @@ INLINE vec FN(root)(vec v, double p, int halves) {
 
 /* --- a window's largest element --- */
 
-/* The larger of two, neither a negative number nor a NaN with a sign: their bits, as integers, are in the same order,
- * and a NaN beats every number. */
+/* The larger of two numbers, for numbers >= 0 and NaNs without a sign. Their bits, read as integers, have the same
+ * order, and a NaN is above every number. */
 INLINE vec FN(higher)(vec a, vec b) {
     ivec best = (ivec)a, v = (ivec)b;
 #if REAL_IS_FLOAT
@@ -108,13 +100,14 @@ INLINE vec FN(higher)(vec a, vec b) {
     return (vec)best;
 }
 
-/* Sums of powers as they stand: right where nothing overflowed, and what vanished is nothing beside them. */
+/* Whether a sum of powers of x itself can be used: nothing overflowed, and terms that vanished do not matter beside
+ * it. */
 #define LEAST_SUM (REAL_IS_FLOAT ? (REAL)0x1p-90 : (REAL)0x1p-960)
 INLINE ivec FN(in_range)(vec sum) { return (sum >= LEAST_SUM) & (sum < (REAL)INFINITY); }
-/* ... or where the whole window is 0: no bit of it is seen but signs */
+/* Whether it cannot be used. A window of zeros is fine: `seen` is the OR of its bits, and only sign bits are set. */
 INLINE ivec FN(odd_sum)(vec sum, ivec seen) { return ~FN(in_range)(sum) & ((vec)seen != 0); }
-/* a / best is a * step * inverse: no division per element. The step, a power of two, keeps the inverse from overflow
- * and its bits from underflow. */
+/* a / best is computed as a * step * inverse, so there is no division per element. `step` is a power of two. With it
+ * the inverse neither overflows nor loses bits to underflow. */
 #define window_unit FN(cc_window_unit)
 typedef struct { vec step, inverse; } window_unit;
 
@@ -127,7 +120,7 @@ INLINE window_unit FN(unit)(vec best) {
 
 /* --- lp_pool, gaussian_lp_pool: `share` holds the weights --------------------------------------------------------- */
 
-/* n vectors at x, whatever their size */
+/* lp of n vectors at x, for elements of any size. */
 INLINE void FN(scaled_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
     vec best[WIDE] = {{0}};
     window_unit unit[WIDE];
@@ -147,7 +140,8 @@ static vec FN(scaled_lp_vector)(const pool_list *l, const REAL *x, int64_t lanes
     return y;
 }
 
-/* As they stand where the root is a square root or none: any other magnifies its exponent's rounding by log sum. */
+/* lp from powers of x itself. Only where the root is a square root or none: any other root multiplies the rounding of
+ * 1 / p by the logarithm of the sum. */
 INLINE void FN(plain_lp)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves, vec *y) {
     ivec seen[WIDE] = {{0}}, odd[WIDE], any = {0};
     SUM_LIST(1, {
@@ -176,7 +170,7 @@ POWER_VARIANT(reduce_lp,
               POWER_CASE(reduce_lp, WIDE, 2) POWER_CASE(reduce_lp, WIDE, 4)
               POWER_CASE(reduce_lp, WIDE, 6) POWER_CASE(reduce_lp, WIDE, 8))
 
-/* in: dy, y; here: x; the power is p - 1. Odd ones have x's sign as they are. */
+/* in: dy, y; here: x. The power is p - 1. An odd power keeps the sign of x; otherwise the sign is multiplied in. */
 ONE(spread_lp, int halves) {
     const double e = ((const power *)p)->e;
     const int odd = halves == 2 || halves == 6;
@@ -214,7 +208,7 @@ DEEP_VARIANT(spread_peak)
 
 /* --- expectation_pool ------------------------------------------------------------------------------------------- */
 
-/* n vectors at x, whatever their size */
+/* The expectation of n vectors at x, for elements of any size. */
 INLINE void FN(scaled_expectation)(const pool_list *l, const REAL *x, const int n, int64_t lanes, double e, int halves,
                                    vec *y, vec *total) {
     vec best[WIDE] = {{0}};
@@ -255,7 +249,7 @@ INLINE void FN(plain_expectation)(const pool_list *l, const REAL *x, const int n
             sum[1][u] += w * a;
         }
     })
-    EACH_VECTOR { /* where sum[1] is in range, so is sum[0]: a^e is more than a^(e + 1), or both are 1 and more */
+    EACH_VECTOR { /* where sum[1] is in range, so is sum[0]: a^e > a^(e + 1), or both are at least 1 */
         if (halves == 2) seen[u] = (ivec)sum[0][u];
         odd[u] = FN(odd_sum)(sum[1][u], seen[u]);
         any |= odd[u];
@@ -284,7 +278,7 @@ ONE(reduce_expectation, int halves) {
 POWER_VARIANT(reduce_expectation,
               POWER_CASE(reduce_expectation, WIDE, 2) POWER_CASE(reduce_expectation, WIDE, 4))
 
-/* in: dy, y, total; here: x. With r = a / y, (power + 1) r^power - power r^(power-1); `e` is power - 1. */
+/* in: dy, y, total; here: x. With r = a / y the slope is (power + 1) r^power - power r^(power-1). e is power - 1. */
 ONE(spread_expectation, int halves) {
     const double e = ((const power *)p)->e;
     vec a[VECTORS], sum[VECTORS] = {{0}};
@@ -302,7 +296,7 @@ DEEP_VARIANT(spread_expectation, ((const power *)p)->halves)
 
 /* --- entropy_pool: `share` holds 1 / n -------------------------------------------------------------------------- */
 
-/* One vector, whatever its size: y, and ratio; its winner. */
+/* One vector, for elements of any size: to[0] is y, to[1] the ratio. Returns the winners. */
 static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c, int64_t lanes, vec to[2]) {
     enum { n = 1, u = 0 };
     PEAK(FN(positive))
@@ -315,7 +309,8 @@ static ivec FN(scaled_entropy)(const pool_list *l, const pool_maps *m, int64_t c
     return won[0] | (best[0] == 0); /* -1 where no element is positive */
 }
 
-/* Of numbers, the positive ones are in the order of their bits as integers, and all others are less than 0's. */
+/* Read as integers, the bits of positive numbers have the numbers' order, and the bits of negative numbers are below
+ * 0. */
 ONE(reduce_entropy) {
     vec y[WIDE], ratio[WIDE];
     ivec best[WIDE] = {{0}}, won[WIDE], odd[WIDE], any = {0};

@@ -1,4 +1,4 @@
-/* The uniforms of a key, in an array. */
+/* The uniforms of a key, written to an array. */
 #include "twice.h"
 
 #ifdef REAL

@@ -1,4 +1,4 @@
-/* Threads, and what the CPU can do. Compiled for the least CPU, so that every module may be asked. */
+/* The number of threads, and what the CPU can do. Compiled for the least CPU, so that every module can be asked. */
 #include "twice.h"
 
 #ifndef REAL /* once */

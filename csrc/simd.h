@@ -1,7 +1,7 @@
-/* One vector type per instruction set and REAL, from GCC's and Clang's vector extensions: `vec` holds V numbers, `ivec`
- * V integers of the same width (what comparisons give). The compiler flags choose the width; nothing else differs
- * between instruction sets, so the AVX-512 source can be tested on any machine (CC_VECTOR_BYTES=64).
- * Included once per REAL, so names carry a suffix: FN(name) is name_f32 or name_f64. */
+/* One vector type per instruction set and REAL, from the vector extensions of GCC and clang. `vec` holds V numbers;
+ * `ivec` holds V integers of the same width, which is what comparisons give. Compiler flags choose the width. Nothing
+ * else differs between instruction sets, so the AVX-512 source can be tested on any machine (CC_VECTOR_BYTES=64). This
+ * file is included once per REAL, so names have a suffix: FN(name) is name_f32 or name_f64. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,15 +37,15 @@
 #define CAT(a, b) CAT_(a, b)
 #define INLINE static inline __attribute__((always_inline))
 #define OUT_OF_LINE static __attribute__((noinline, unused))
-#ifdef __clang__ /* ignores GCC's pragma without a warning, and arrays of vectors then stay in memory */
+#ifdef __clang__ /* it ignores GCC's pragma without a warning, and arrays of vectors would stay in memory */
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define UNROLL_8 _Pragma("clang loop unroll_count(8)")
-#pragma STDC FP_CONTRACT ON /* before version 14 clang fuses no product with a sum by itself */
+#pragma STDC FP_CONTRACT ON /* otherwise clang before version 14 fuses no product with a sum */
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #define UNROLL_8 _Pragma("GCC unroll 8")
 #endif
-/* Has v, a vector, loaded once where compilers would load it again for every use. */
+/* Keeps the vector v in a register, where a compiler would load it again for every use. */
 #if defined(__x86_64__)
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
 #else
@@ -54,21 +54,21 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-#define SUM_RUN 64 /* terms */
+#define SUM_RUN 64 /* terms that are added up in REAL, at most: see add_run */
 
 extern int cc_threads; /* runtime.c */
-/* PARALLEL_TASKS(task, count) { ... } does its body for every task below count, on all threads. Tasks are cut by shape,
+/* PARALLEL_TASKS(task, count) { ... } runs its body for every task below count, on all threads. Tasks are cut by shape,
  * never by the number of threads, so results are the same for every number of threads.
  *
- * Each thread begins with a share of its own, the same in every call of so many tasks, in order: it finds in its caches
- * what it left there. Then it helps with the others' shares. mnist1's convolution took 1.25 times as long where threads
- * took tasks as they came, since y's lines changed cores (Zen 4, two dies). */
+ * Each thread begins with its own share of the tasks. In every call with so many tasks that is the same share, in the
+ * same order, so the thread finds in its caches what it left there (docs/kernels/conv.md). Then it helps with the
+ * shares of the other threads. */
 #define PARALLEL _Pragma("omp parallel num_threads(cc_threads) if (cc_threads > 1)")
 #define EACH_TASK(task, tasks) for (int64_t task = 0, end_ = 0; (task = cc_next_task(&tasks, task, &end_)) >= 0;)
 #define PARALLEL_TASKS(task, number)                                                                                \
     for (cc_tasks tasks_ = {.count = (number)}, *once_ = &tasks_; once_; once_ = NULL)                               \
         _Pragma("omp parallel num_threads(cc_threads) if (cc_threads > 1 && tasks_.count > 1)") EACH_TASK(task, tasks_)
-/* The same for pieces [i0, i1) of `count` elements, `size` each; PIECE is worth a thread's while. */
+/* The same for pieces [i0, i1) of `count` elements. A piece has `size` elements; PIECE is large enough to be a task. */
 #define PIECE 16384
 #define PARALLEL_PIECES(i0, i1, count, size)                                                                        \
     PARALLEL_TASKS(piece_, cc_ceil_div(count, size))                                                                \
@@ -80,14 +80,14 @@ INLINE int64_t cc_round_up(int64_t a, int64_t b) { return cc_ceil_div(a, b) * b;
 INLINE int64_t cc_count(cc_in t) { return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3] * t->shape[4]; }
 INLINE int cc_wanted(cc_out t) { return t && t->data; }
 
-#define SHARES 32 /* of more threads some have one together */
-#define PARTS 4   /* of what a share still has a thread takes one: few waits, and the last are small */
+#define SHARES 32 /* at most; if there are more threads, some begin with the same share */
+#define PARTS 4   /* a thread takes 1 / PARTS of the tasks that a share still has: it waits rarely, and ends evenly */
 typedef struct {
     int64_t count;
-    struct { int64_t taken, line[7]; } share[SHARES]; /* a cache line each */
+    struct { int64_t taken, line[7]; } share[SHARES]; /* every share has a cache line of its own */
 } cc_tasks;
-/* The task behind `task`, of which the thread has those before `end`; -1 when there are none. It takes a part of what a
- * share still has, not one by one: an atomic instruction waits for the thread's streamed stores. */
+/* The next task of a thread, which has taken the tasks before `end` already; -1 if no task is left. A thread takes
+ * several tasks of a share at once, since an atomic instruction waits for its non-temporal stores. */
 static inline int64_t cc_next_task(cc_tasks *t, int64_t task, int64_t *end) {
     if (task + 1 < *end) return task + 1;
     const int64_t shares = MIN(omp_get_num_threads(), SHARES), own = omp_get_thread_num() % shares;
@@ -102,17 +102,18 @@ static inline int64_t cc_next_task(cc_tasks *t, int64_t task, int64_t *end) {
         return first;
     }
 #if defined(__x86_64__)
-    _mm_sfence(); /* what the thread streamed is there for the next region */
+    _mm_sfence(); /* the thread's non-temporal stores are done before the next parallel region */
 #endif
     return -1;
 }
 
-/* Should a result of so many bytes be streamed? One of half a usual last cache (32 MiB) has left it before its reader
- * comes: its own end and whatever was read for it push its beginning out. (The system's figure for the cache is that of
- * all cores together, or on virtual machines nothing.) */
+/* Whether a result of so many bytes is written by non-temporal stores. The limit is half of a usual last-level cache
+ * (32 MiB). A result of that size has left the cache before it is read: its own end, and the data that was read for it,
+ * displace its beginning. (What the system says about the cache does not help: it is the sum over all cores, or on
+ * virtual machines nothing.) */
 INLINE int cc_past_cache(int64_t bytes) { return bytes >= (int64_t)16 << 20; }
 
-/* Scratch is one block, handed out in pieces of whole cache lines; with base NULL this only counts. */
+/* Scratch is one block. cc_take gives out pieces of whole cache lines. With base NULL it only counts bytes. */
 typedef struct { char *base; int64_t used; } cc_arena;
 INLINE void *cc_take(cc_arena *arena, int64_t bytes) {
     void *piece = arena->base ? arena->base + arena->used : NULL;
@@ -143,7 +144,7 @@ typedef REAL FN(cc_unaligned) __attribute__((vector_size(CC_VECTOR_BYTES), align
 
 INLINE vec FN(load)(const REAL *p) { return *(const FN(cc_unaligned) *)p; }
 INLINE void FN(store)(REAL *p, vec v) { *(FN(cc_unaligned) *)p = v; }
-/* The first n lanes; the others read as 0 and are not written. */
+/* The first n lanes. load_n gives 0 in the others; store_n does not write them. */
 INLINE vec FN(load_n)(const REAL *p, int64_t n) {
     if (n >= V) return FN(load)(p);
     vec v = {0};
@@ -157,8 +158,9 @@ INLINE void FN(store_n)(REAL *p, vec v, int64_t n) {
     }
     for (int64_t i = 0; i < n; i++) p[i] = v[i];
 }
-/* Past the caches, if `past` and p stands on a whole vector: for a result so large (cc_past_cache) that its next reader
- * finds it in memory anyway. A plain store would read the line first. A thread that has no more tasks waits for its own. */
+/* A non-temporal store, if `past` and p is aligned to a vector. It is for results so large (cc_past_cache) that their
+ * next reader finds them in memory anyway. A plain store would read the cache line first. cc_next_task waits for these
+ * stores when a thread has no more tasks. */
 INLINE void FN(stream)(REAL *p, vec v, int past) {
 #if defined(__x86_64__)
     if (past && (uintptr_t)p % sizeof v == 0) {
@@ -176,7 +178,7 @@ INLINE void FN(stream)(REAL *p, vec v, int past) {
 #endif
     FN(store)(p, v);
 }
-/* The first n lanes; streamed where they are a whole vector. */
+/* Stores the first n lanes. A whole vector is streamed. */
 INLINE void FN(stream_n)(REAL *p, vec v, int64_t n, int past) {
     if (n >= V) FN(stream)(p, v, past);
     else FN(store_n)(p, v, n);
@@ -188,7 +190,7 @@ INLINE void FN(copy)(REAL *to, const REAL *from, int64_t count, int past) {
         for (; i + V <= count; i += V) FN(stream)(to + i, FN(load)(from + i), past);
     memcpy(to + i, from + i, (count - i) * sizeof(REAL));
 }
-/* mask ? a : b, lane by lane; mask lanes are 0 or -1 */
+/* mask ? a : b, lane by lane. Lanes of the mask are 0 or -1. */
 INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE ivec FN(iselect)(ivec mask, ivec a, ivec b) { return (mask & a) | (~mask & b); }
 /* Whether any bit is set */
@@ -198,22 +200,23 @@ INLINE int FN(any)(ivec mask) {
     for (int j = 0; j < (int)(sizeof mask / sizeof(uint64_t)); j++) some |= part[j];
     return some != 0;
 }
-/* a / b, for a selection: with AVX-512 GCC would divide twice, since it makes a mask of the selection and has the
- * division under it besides. */
+/* a / b, for use in a select. With AVX-512, GCC would divide twice: once plainly, and once under the mask of the
+ * select. */
 INLINE vec FN(quotient)(vec a, vec b) {
     vec q = a / b;
     IN_REGISTER(q);
     return q;
 }
-/* A sum of many terms: at most SUM_RUN of them are added up in REAL, and the sums of such runs in double. So the error is
- * that of one run, however many terms there are. A shorter sum is one run, and needs none of this. */
+/* A sum of many terms is cut into runs. A run has at most SUM_RUN terms, which are added up in REAL. The sums of the
+ * runs are added up in double. So the error is that of one run, however many terms there are. A sum that is one run
+ * needs none of these functions. */
 OUT_OF_LINE void FN(add_run)(double *whole, const REAL *run, int64_t count) {
     for (int64_t i = 0; i < count; i++) whole[i] += (double)run[i];
 }
 OUT_OF_LINE void FN(round_runs)(REAL *sum, const double *whole, int64_t count) {
     for (int64_t i = 0; i < count; i++) sum[i] = (REAL)whole[i];
 }
-/* Of V sums: adds a run to them, and returns what they are so far. */
+/* Adds a run to each of V sums. Returns the sums so far. */
 OUT_OF_LINE vec FN(end_run)(double whole[V], vec run) {
     REAL lane[V];
     FN(store)(lane, run);
@@ -221,11 +224,11 @@ OUT_OF_LINE vec FN(end_run)(double whole[V], vec run) {
     FN(round_runs)(lane, whole, V);
     return FN(load)(lane);
 }
-INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* so that NaN stays */
+INLINE vec FN(rectify)(vec v) { return FN(select)(v <= 0, (vec){0}, v); } /* max(0, v); NaN stays */
 
 /* a[first] b[first] a[first + 1] b[first + 1] ..., for a constant first */
 INLINE vec FN(interleave)(vec a, vec b, const int first) {
-#ifdef __clang__ /* has no shuffle by a vector of lanes, and makes one of single lanes */
+#ifdef __clang__ /* it has no shuffle by a vector of lanes, but makes one shuffle of these single lanes */
     vec both;
     UNROLL for (int i = 0; i < V; i++) both[i] = (i % 2 ? b : a)[first + i / 2];
     return both;

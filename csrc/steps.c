@@ -1,4 +1,4 @@
-/* Optimiser steps: every array is read and written once. Results may be the arguments themselves. */
+/* Optimiser steps. Every array is read and written once. A result may be one of the arguments: steps run in place. */
 #include "twice.h"
 
 #ifdef REAL

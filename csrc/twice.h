@@ -1,5 +1,5 @@
-/* Included first by every kernel file: compiles that file once with REAL = float, once with REAL = double.
- * The file's own body stands inside `#ifdef REAL`. */
+/* Every kernel file includes this file first. It compiles the kernel file once with REAL = float and once with REAL =
+ * double. The body of the kernel file stands inside `#ifdef REAL`. */
 #ifndef REAL
 #define REAL float
 #define REAL_IS_FLOAT 1

@@ -1,29 +1,26 @@
-/* maxout: over the pieces at every position, then over windows by max_pool (pool.c), where there are windows.
+/* maxout: the largest of every group of pieces, at every position. Then max_pool (pool.c), where there are windows.
  *
- * A vector holds V groups of pieces. Contiguous maps are walked plane by plane, `pieces` planes at once and RUN
- * positions at a time; channels-last maps are one row of groups, whose vectors are gathered.
+ * A vector holds V groups of pieces. Contiguous maps are walked plane by plane: all planes of a group at once, RUN
+ * positions at a time. Channels-last maps are one row of groups, whose vectors are gathered. The limit is memory.
  *
- * The limit is memory: x is read once, y and the winners are written once, backward the reverse. What it gained with 4
- * pieces, (64, 96, 32, 32), two threads with AVX2, cold caches, contiguous (channels last), where a plain pass takes 1.4
- * forward and 1.6 ms backward:
- *     forward, 1.68 (1.73) ms: four vectors at a time, so that more of memory is asked for at once, and every thread
- *     with half of x instead of pieces in turns: 1.40 (1.50)
- *     backward, 2.06 (1.71) ms: dx past the caches: 1.29 (1.28). Channels last, a group stored as whole vectors whose
- *     zeros the next group overwrites: 2.15, stores across lines; scattering into a row in the first cache stayed.
- * Fetching ahead, longer runs (1024) and pages of 2 MiB made no difference. */
+ *   v1  one vector at a time
+ *   v2  four vectors at a time, half of x for each thread: forward takes 0.83 of the time (channels last 0.87)
+ *   v3  dx is written by non-temporal stores: backward takes 0.63 (0.75)
+ *
+ * Measurements, and what did not help: docs/kernels/pool.md. */
 #include "twice.h"
 
 #ifdef REAL
 
 #ifndef UNITS_H
 #define UNITS_H
-#define RUN 512 /* no less than the most pieces, 256 */
+#define RUN 512 /* positions; at least as many as a group may have pieces, 256 */
 #define TASK_RUNS 32
-#define VECTORS 4 /* at a time: their loads do not wait for each other's comparisons */
+#define VECTORS 4 /* at a time: the loads of one do not wait for the comparisons of another */
 #define EACH UNROLL for (int l = 0; l < vectors; l++)
 
-/* How x's maps become groups of `pieces`: `rows` rows of `length` groups, `run` of them at a time; in x, the pieces of a
- * group are `piece` apart and groups are `group` apart; a row of x is pieces times a row of the groups. */
+/* How the maps of x are walked: `rows` rows of `length` groups, `run` groups at a time. In x the pieces of a group are
+ * `piece` apart, and groups are `group` apart. A row of x is as long as `pieces` rows of groups. */
 typedef struct { int64_t rows, length, piece, group, run; } unit_rows;
 
 static unit_rows rows_of(cc_in x, int64_t pieces) {
@@ -32,7 +29,7 @@ static unit_rows rows_of(cc_in x, int64_t pieces) {
     return (unit_rows){maps, pixels, pixels, 1, RUN};
 }
 
-/* A map like x, with another number of channels and other memory: what a unit makes before it is pooled. */
+/* A map like x with one channel per group, in other memory: the result before it is pooled. */
 static cc_tensor grouped(cc_in x, int64_t pieces, void *data) {
     cc_tensor m = *x;
     m.data = data;
@@ -52,7 +49,7 @@ INLINE vec FN(gather)(const REAL *x, int64_t apart, int64_t n) {
     return v;
 }
 
-/* The largest of every group, and its number, for `vectors` vectors of groups. */
+/* The largest piece of every group, and the number of that piece, for `vectors` vectors of groups. */
 INLINE void FN(largest)(REAL *y, INT *number, const REAL *x, const int vectors, int64_t lanes, int64_t pieces,
                         int64_t piece, int64_t group) {
     vec best[VECTORS];
@@ -72,7 +69,7 @@ INLINE void FN(largest)(REAL *y, INT *number, const REAL *x, const int vectors, 
 
 INLINE void FN(choose)(REAL *y, uint8_t *won, const REAL *x, int64_t count, int64_t pieces, int64_t piece,
                        int64_t group) {
-    INT number[RUN]; /* widths change in loops of their own, which compilers turn into good vectors */
+    INT number[RUN]; /* integers change their width in a loop of their own, which compilers vectorise well */
     int64_t i = 0;
     for (; i + VECTORS * V <= count; i += VECTORS * V)
         FN(largest)(y + i, number + i, x + i * group, VECTORS, V, pieces, piece, group);
@@ -95,7 +92,7 @@ static void FN(to_winner)(REAL *restrict dx, const REAL *restrict dy, const uint
     }
 }
 
-/* The same where the pieces of a group lie side by side: scattered into a row in the first cache. */
+/* The same for groups whose pieces lie side by side. dy is scattered into a row that stays in the first-level cache. */
 static void FN(to_neighbour)(REAL *restrict dx, const REAL *restrict dy, const uint8_t *restrict won, int64_t count,
                              int64_t pieces, int past) {
     REAL row[RUN];
@@ -106,7 +103,7 @@ static void FN(to_neighbour)(REAL *restrict dx, const REAL *restrict dy, const u
     for (; i < count * pieces; i++) dx[i] = row[i];
 }
 
-/* Rows in runs: forward writes `m` and `won` from `x`, backward writes `x` from them. */
+/* Walks the rows in runs. Forward reads x and writes m and won. Backward reads these and writes x. */
 static void FN(walk_units)(cc_in x, cc_in m, cc_in won, int64_t pieces, int backward) {
     const unit_rows r = rows_of(x, pieces);
     const int64_t runs = cc_ceil_div(r.length, r.run);

@@ -1,31 +1,22 @@
-/* Winograd convolution, F(4x4, 3x3) and F(4x4, 5x5): 4 and 6.25 times fewer multiplications than the direct kernel.
+/* Winograd convolution, F(4x4, 3x3) and F(4x4, 5x5): tiles, transforms and products. Float only.
  *
- * A tile of 4 x 4 outputs reads alpha x alpha inputs, alpha = 3 + kernel. With d a tile of x, g a filter, e a tile of
- * dy and * elementwise (Winograd; Lavin and Gray 2016; the matrices are Toom-Cook's):
+ * A tile of 4 x 4 outputs reads alpha x alpha inputs, alpha = 3 + kernel. Let d be a tile of x, g a filter, e a tile of
+ * dy, and * the elementwise product (Winograd; Lavin and Gray 2016; the matrices are Toom-Cook's):
  *
- *     y  = A' [(B' d B) * (G g G')] A          forward; backward to x the same on dy, with the filter turned round
- *     dw = G' [(B' d B) * (A e A')] G          backward to w, the bracket summed over tiles: the transposed map
+ *     y  = A' [(B' d B) * (G g G')] A          forward; backward to x is the same on dy, with the filter turned round
+ *     dw = G' [(B' d B) * (A e A')] G          backward to w; the bracket is summed over tiles
  *
- * Summed over channels (or tiles), each of the alpha^2 elements is a matrix product of its own.
+ * Summed over channels (or tiles), each of the alpha^2 elements is a matrix product of its own. Maps are channels last
+ * inside. Each sum belongs to one task and its order never changes.
  *
- * The matrices evaluate polynomials at 0, +-p, +-q, ..., infinity. Values at +p and -p are an even part plus and minus
- * p times an odd one, so the tables hold the parts, most of them led by a 1, and the points behind. One pair of functions
- * does every transform: `spread` multiplies by B', G or A, `collect` by A' or G'. Tables are constants, so that unrolled
- * loops drop their zeros. Points decide the error: those of 3x3 are exact in few bits and near 1.
+ *   v1  rows of the products at arbitrary addresses: six pointers
+ *   v2  rows at constant strides, one pointer: forward takes 0.65 of the time
+ *   v3  the next filters are fetched while these are used: 53 to 65 GFLOP/s
+ *   v4  backward to w reads every panel of dy once and transposes in registers: 0.56
+ *   v5  one block of maps at a time, so that tiles stay in L2: forward 0.85
+ *   v6  backward to w: rows cut into sixes and fives, hardly one is empty: its products 0.89
  *
- * Float only. Channels last inside: one vector is V channels (or maps) of a tile's pixel. Products use conv_direct.c's
- * register block. Tiles are cut by shape, each sum belongs to one task, and its order never changes.
- *
- * What the steps gained (AVX2, Zen 3; docs/winograd.md): rows of a product at constant strides, so that the inner loop
- * holds one pointer instead of reloading six: 8x64 maps of 56x56 forward 14.7 to 9.5 ms on one thread; the next panel of
- * filters fetched while one is used: 53 to 65 GFLOP/s where 70 is the rate from L1; dw's loops turned so that a panel of
- * dy's tiles is read once, tiles in portions of 2 MB, filters and results transposed in registers: dw of 64x32 -> 64
- * maps of 14x14 14.5 to 8.1 ms. Then, for 128x32 -> 64 maps of 14x14, on one thread: one block of maps at a time, so
- * that 18 tiles and their products stay in L2, instead of 66 tiles with all maps; loads of pixels that do not ask for the
- * number of lanes, the next tile's pixels fetched ahead, 24 instead of 32 operations for 8 points: forward 11.5 to
- * 9.8 ms; rows of dw's products cut into sixes and fives, 32 instead of 36: its products 7.1 to 6.3 ms. No gain: 12 or
- * 24 tiles a task; portions of dw of 1 MB, or as large as the sums.
- */
+ * Measurements, errors, and what did not help: docs/kernels/winograd.md. */
 #ifndef CNNCORE_WINOGRAD_H
 #define CNNCORE_WINOGRAD_H
 #define REAL float
@@ -38,11 +29,15 @@
 #define M 4 /* outputs of a tile, per axis */
 #define MOST 8
 #define LINE 16 /* floats of a cache line */
-#define PAD 16 /* floats behind a matrix: alpha^2 an odd number of lines apart do not fall into few sets of the cache */
+#define PAD 16 /* floats behind a matrix: so matrices are an odd number of lines apart and use all sets of the cache */
 
-typedef float table[MOST + 1][MOST]; /* row MOST: p, q, ... where their even parts stand */
+/* The matrices evaluate polynomials at 0, +-p, +-q, ..., infinity. The value at +p is an even part plus p times an odd
+ * part, and the value at -p is the even part minus that. So a table holds the rows of these parts, most of them led by
+ * a 1, and row MOST holds p, q, ... in the columns of the even parts. `spread` multiplies by B', G or A, `collect` by
+ * A' or G'. Tables are constants, so that unrolled loops drop their zeros. */
+typedef float table[MOST + 1][MOST];
 
-/* Whether NaN or Inf is among `count` vectors, at least 4 (or their sum overflows). */
+/* Whether NaN or Inf is among `count` vectors (at least 4), or whether their sum overflows. */
 INLINE int spoilt(const vec *values, int count) {
     vec sum[4] = {values[0], values[1], values[2], values[3]};
     UNROLL for (int i = 4; i < count; i++) sum[i % 4] += values[i];
@@ -109,7 +104,7 @@ static const table a5 = {{1},       {1, 0, P}, {0, 1, 0, P}, {1, 0, Q}, {0, 1, 0
 #undef Nq
 #undef Nr
 
-/* sum over j of t[j] from[j], from the last on: that of most rows is 1. */
+/* Sum over j of t[j] from[j]. It begins with the last j, whose factor is 1 in most rows. */
 INLINE vec combine(const float *t, int n, const vec *from, int from_step) {
     vec sum = {0};
     int begun = 0;
@@ -121,7 +116,7 @@ INLINE vec combine(const float *t, int n, const vec *from, int from_step) {
     return sum;
 }
 
-/* to = T from: `n` values at the alpha points. */
+/* to = T from: from n values to alpha points. */
 INLINE void spread(int alpha, const table t, int n, const vec *from, int from_step, vec *to, int to_step) {
     to[0] = combine(t[0], n, from, from_step);
     UNROLL for (int i = 1; i < alpha - 1; i += 2) {
@@ -132,7 +127,7 @@ INLINE void spread(int alpha, const table t, int n, const vec *from, int from_st
     to[(alpha - 1) * to_step] = combine(t[alpha - 1], n, from, from_step);
 }
 
-/* to = T' from: the alpha points to `n` values. */
+/* to = T' from: from alpha points to n values. */
 INLINE void collect(int alpha, const table t, int n, const vec *from, int from_step, vec *to, int to_step) {
     vec part[MOST];
     part[0] = from[0];
@@ -149,8 +144,8 @@ INLINE void collect(int alpha, const table t, int n, const vec *from, int from_s
     }
 }
 
-/* The second half of a square's transform, and its first: rows of `half` to alpha^2 points, stored `stride` apart, and
- * points to rows. */
+/* The second half of the transform of a square: from rows of `half` to alpha^2 points, which are stored `stride`
+ * apart. */
 INLINE void spread_rows(int alpha, const table t, int n, const vec *half, float *to, int64_t stride) {
     UNROLL for (int i = 0; i < alpha; i++) {
         vec points[MOST];
@@ -158,7 +153,7 @@ INLINE void spread_rows(int alpha, const table t, int n, const vec *half, float 
         UNROLL for (int j = 0; j < alpha; j++, to += stride) store_f32(to, points[j]);
     }
 }
-/* to = T' from T: alpha^2 points, `stride` apart, to a square of n x n. */
+/* to = T' from T: from alpha^2 points, `stride` apart, to a square of n x n. */
 INLINE void collect_square(int alpha, const table t, int n, const float *from, int64_t stride, vec *to) {
     vec half[MOST * MOST];
     UNROLL for (int j = 0; j < alpha; j++) {
@@ -169,9 +164,9 @@ INLINE void collect_square(int alpha, const table t, int n, const float *from, i
     UNROLL for (int i = 0; i < n; i++) collect(alpha, t, n, half + i * alpha, 1, to + i * n, 1);
 }
 
-/* A convolution of `images` maps `in` of size[0] x size[1], read from -begin on, to out_size maps; with `relu`, max(y, 0)
- * of it. Weight (map k, channel c, tap t) is w[k * map_stride + c * channel_stride + t], turned: its taps in the opposite
- * order. */
+/* A convolution of `images` images. `in` has size[0] x size[1] pixels and is read from -begin on; the result has
+ * out_size pixels. With `relu` the result is max(y, 0). The weight of map k, channel c, tap t is w[k * map_stride + c *
+ * channel_stride + t]; with `turned` the taps are in the opposite order. */
 typedef struct {
     int alpha, kernel, turned, relu;
     int64_t images, channels, maps, size[2], begin[2], out_size[2], tiles[2];
@@ -189,7 +184,7 @@ static void locate_tile(const layer *l, int64_t tile, int64_t *n, int64_t at[2])
 
 static int64_t count_tiles(const layer *l) { return l->images * l->tiles[0] * l->tiles[1]; }
 
-/* Pointers to the n x n pixels of a map from `at` on; outside, to zeros. */
+/* Pointers to the n x n pixels of a map from `at` on. Pixels outside the map point to zeros. */
 static void locate_pixels(const float **pixel, int n, const map_view *map, int64_t image, const int64_t size[2],
                           const int64_t at[2], const float *zeros) {
     for (int i = 0; i < n; i++) {
@@ -202,13 +197,13 @@ static void locate_pixels(const float **pixel, int n, const map_view *map, int64
     }
 }
 
-/* How transformed tiles stand: channel c of point p of tile i at i / MR * panel + i % MR * row + p * point +
+/* Where transformed tiles stand: channel c of point p of tile i is at i / MR * panel + i % MR * row + p * point +
  * c / width * block + c % width. */
 typedef struct {
     int64_t panel, row, point, width, block;
 } tile_layout;
 
-/* The n x n pixels at `pixel`, transformed; those at `next` are fetched meanwhile. */
+/* Transforms the n x n pixels at `pixel`. The pixels at `next` are fetched at the same time. */
 INLINE void spread_tile(int alpha, const table t, int n, const float *const *pixel, const float *const *next,
                         int64_t channels, float *to, const tile_layout *layout) {
     for (int64_t c = 0; c < channels; c += V) {
@@ -217,7 +212,7 @@ INLINE void spread_tile(int alpha, const table t, int n, const float *const *pix
         UNROLL for (int i = 0; i < n * n; i++) from[i] = pixel[i] + c;
         if (c % LINE == 0)
             for (int i = 0; i < n * n; i++) __builtin_prefetch(next[i] + c);
-        if (channels - c < V) /* the last channels, filled up with 0, so that the loads below need not ask */
+        if (channels - c < V) /* the last channels are filled up with 0, so that the loads below are whole vectors */
             for (int i = 0; i < n * n; i++) {
                 rest[i] = load_n_f32(from[i], channels - c);
                 from[i] = (const float *)(rest + i);
@@ -231,8 +226,8 @@ INLINE void spread_tile(int alpha, const table t, int n, const float *const *pix
     }
 }
 
-/* The transforms of both kernels are chosen inside the parallel loops: what OpenMP takes out of a function no longer
- * sees that function's constants. */
+/* The transforms are chosen here, inside the parallel loops. OpenMP moves the body of a loop to a function of its own,
+ * which does not see constants of the function around it. */
 static void tile_in(const layer *l, int of_outputs, const float *const *pixel, const float *const *next, float *to,
                     const tile_layout *layout) {
     if (l->kernel == 3) {
@@ -244,8 +239,8 @@ static void tile_in(const layer *l, int of_outputs, const float *const *pixel, c
     }
 }
 
-/* `rows` tiles of l->in from number `first` on (B' d B, or A e A' if it is a map `of_outputs`); from `count` on the last
- * of them again. */
+/* Transforms `rows` tiles of l->in from number `first` on: B' d B, or A e A' for a map `of_outputs`. There are `count`
+ * tiles; rows behind them repeat the last one. */
 static void tiles_in(const layer *l, int of_outputs, int64_t first, int64_t count, int64_t rows, const float *zeros,
                      float *to, const tile_layout *layout) {
     const float *pixel[2][MOST * MOST];
@@ -260,9 +255,9 @@ static void tiles_in(const layer *l, int of_outputs, int64_t first, int64_t coun
     }
 }
 
-/* MR rows, or one less, of one block of maps: to[m][lane] = sum over t of from[m * row_step + t * term_step]
- * factor[t][lane], or that added. */
-#define TERMS 32 /* sums are cut: two levels round less than one */
+/* MR rows, or MR - 1, of one block of maps: to[m][lane] = sum over t of from[m * row_step + t * term_step]
+ * factor[t][lane]. With `add` the sum is added to `to`. */
+#define TERMS 32 /* of a sum, at most: two levels of sums round less than one */
 INLINE void multiply_tile(int rows, float *to, const float *from, int64_t row_step, int64_t term_step,
                           const float *factor, int64_t terms, int add) {
     vec acc[MR][NV];
@@ -284,14 +279,14 @@ INLINE void multiply_tile(int rows, float *to, const float *from, int64_t row_st
     }
 }
 
-/* Part `i` of `parts` of the TERMS factors behind these, fetched meanwhile. */
+/* Fetches part `i` of `parts` of the next TERMS factors. */
 INLINE void fetch_factors(const float *factor, int64_t i, int64_t parts) {
     const int64_t share = cc_ceil_div(TERMS, parts) * BLOCK;
     for (int64_t j = 0; j < share; j += LINE) __builtin_prefetch(factor + TERMS * BLOCK + i * share + j);
 }
 
-/* to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns: in squares of V, the last ones moved back
- * into the rectangle. */
+/* to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns. Squares of V x V elements are transposed;
+ * the last squares are moved back into the rectangle and overlap others. */
 static void turn(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows, int64_t columns) {
     if (rows < V || columns < V) {
         for (int64_t i = 0; i < rows; i++)
@@ -305,12 +300,11 @@ static void turn(float *to, int64_t to_stride, const float *from, int64_t from_s
         }
 }
 
-/* Filters are transformed V maps at a time; their taps come and go by way of a strip [channel][tap][lane] of STRIP
- * channels. */
+/* Filters are transformed V maps at a time. Their taps pass through a strip, [channel][tap][lane] of STRIP channels. */
 #define STRIP 4
 #define STRIP_FLOATS (STRIP * 25 * V)
 
-/* What all three share: `in` is read, tiles are of `out`. */
+/* What all three products share: `in` is read, and tiles are of `out`. */
 static layer make_layer(const cc_conv *c, cc_in in, cc_in out, cc_arena *arena) {
     const int64_t kernel = c->window.kernel[1], none[3] = {0};
     layer l = {kernel + M - 1, kernel};
@@ -327,7 +321,7 @@ static layer make_layer(const cc_conv *c, cc_in in, cc_in out, cc_arena *arena) 
     return l;
 }
 
-/* From x to y (or dy), filters as they stand: forward, and backward to w. */
+/* From x to y (or dy) with the filters unturned: for forward, and for backward to w. */
 static layer forward_layer(const cc_conv *c, cc_in x, cc_in y, cc_in w, cc_arena *arena) {
     layer l = make_layer(c, x, y, arena);
     l.channels = w->shape[1];

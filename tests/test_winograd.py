@@ -89,7 +89,7 @@ def test_error_on_standard_normal_data(isa, name):
 
 
 def excess(arrays, kernel, dy_offset=0.0, **attrs):
-    """The largest error of y, dx and dw in units of what the bound in docs/winograd.md allows."""
+    """The largest error of y, dx and dw in units of what the bound in docs/kernels/winograd.md allows."""
     x, w, _ = arrays
     _, dy = results(arrays, attrs)
     got, _ = results(arrays, {**attrs, "algorithm": "winograd"}, dy + np.float32(dy_offset))

@@ -1,4 +1,7 @@
-"""Training with Winograd reaches what training with direct convolution does (more seeds, steps: docs/winograd.md)."""
+"""Training with Winograd reaches what training with direct convolution does.
+
+More seeds and steps: docs/kernels/winograd.md.
+"""
 
 from __future__ import annotations
 

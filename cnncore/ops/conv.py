@@ -41,9 +41,9 @@ def conv_rule(
     tiles of 4x4 outputs, for 3x3 and 5x5 kernels of stride and dilation 1 in float32: 4 and 6.25 times fewer
     multiplications, and an error of at most 2e-6 (5x5: 4e-6) times the sum of a filter's |w| times the largest |x|. Of
     x and w around 0 that is about 1e-6 and 3e-6 of |y|; where large terms cancel, as those of an x far from 0 under
-    filters of sum 0 do, it is more of |y|, and "direct" errs less (docs/winograd.md). "auto" takes the cheaper one, in
-    float64 always the direct one. NumPy and CUDA compute as with "direct", and so does C for 5x5 where y is smaller
-    than a tile along an axis, and for more than 4096 channels.
+    filters of sum 0 do, it is more of |y|, and "direct" errs less (docs/kernels/winograd.md). "auto" takes the cheaper
+    one, in float64 always the direct one. NumPy and CUDA compute as with "direct", and so does C for 5x5 where y is
+    smaller than a tile along an axis, and for more than 4096 channels.
 
     Raises ShapeError, DTypeError, CnncoreError.
     Source: the paper's 1.1 and 1.3; groups are Krizhevsky et al. 2012's split over two GPUs;

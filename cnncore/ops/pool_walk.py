@@ -1,6 +1,6 @@
 """The window walk that all pooling ops share: it gathers the windows, hides padding from the variant, scatters the
 gradients back to x, and registers the op with the full geometry, beside its global form. The table: pool.py. In C:
-csrc/pool.h.
+csrc/pool_walk.h.
 """
 
 from __future__ import annotations

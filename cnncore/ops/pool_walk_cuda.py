@@ -1,4 +1,4 @@
-"""The window walk of pooling on the device, forward and backward. In C: csrc/pool.h.
+"""The window walk of pooling on the device, forward and backward. In C: csrc/pool_walk.h.
 
 `variant` makes an op's two kernels, and what launches them, of two device functions:
 
