@@ -9,7 +9,7 @@ ONE(reduce_max) {
     PEAK()
     EACH_VECTOR {
         PUT(0, best[u]);
-        if (m->choice) CHOOSE(won[u]);
+        if (m->choice[0]) CHOOSE(0, won[u]);
     }
 }
 VARIANT(reduce_max)
@@ -22,7 +22,7 @@ ONE(reduce_relu_max) {
     CLIMB(0, )
     EACH_VECTOR {
         PUT(0, best[u]);
-        if (m->choice) CHOOSE(won[u]);
+        if (m->choice[0]) CHOOSE(0, won[u]);
     }
 }
 VARIANT(reduce_relu_max)
@@ -44,16 +44,16 @@ VARIANT(spread_avg)
 DEEP_VARIANT(spread_avg)
 
 int64_t FN(max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y}, .choice = winner), AS(0), FN(reduce_max), NULL)
+    POOL(AS(.in = {x}, .out = {y}, .choice = {winner}), AS(0), FN(reduce_max), NULL)
 }
 
 int64_t FN(max_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p, void *scratch) {
-    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}, .deep = FN(spread_winner_deep)), AS(.backward = 1),
+    POOL(AS(.in = {dy}, .chosen = {winner}, .out = {dx}, .deep = FN(spread_winner_deep)), AS(.backward = 1),
          FN(spread_winner), NULL)
 }
 
 int64_t FN(relu_max_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_max_pool *p, void *scratch) {
-    POOL(AS(.in = {x}, .out = {y}, .choice = winner), AS(0), FN(reduce_relu_max), NULL)
+    POOL(AS(.in = {x}, .out = {y}, .choice = {winner}), AS(0), FN(reduce_relu_max), NULL)
 }
 
 int64_t FN(relu_max_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_max_pool *p, void *scratch) {

@@ -21,6 +21,9 @@
 #ifndef POOL_H
 #define POOL_H
 #define MOST_HELD 16 /* lists that a thread holds; a power of two */
+#define MOST_READ 4    /* maps of floats that a variant reads at the offsets of the list */
+#define MOST_WRITTEN 3 /* maps of floats that it writes */
+#define MOST_CHOSEN 3  /* maps of tap numbers that it writes in forward and reads in backward */
 #endif
 
 /* The list of one pixel. Entry i is the element at base + at[i]; its number in the window is turn + tap[i]. `share` is
@@ -42,20 +45,20 @@ typedef struct {
  * move_maps makes pointers to the first channel of a pixel. */
 #define pool_maps FN(cc_pool_maps)
 typedef struct {
-    const REAL *in[3], *here;
-    const int32_t *chosen;
-    REAL *out[2];
-    int32_t *choice;
+    const REAL *in[MOST_READ], *here;
+    const int32_t *chosen[MOST_CHOSEN];
+    REAL *out[MOST_WRITTEN];
+    int32_t *choice[MOST_CHOSEN];
     int past; /* results are written by non-temporal stores: FN(stream) */
 } pool_maps;
 
 INLINE pool_maps FN(move_maps)(const pool_maps *m, int64_t in, int64_t here) {
     pool_maps to = {{0}};
-    for (int i = 0; i < 3; i++) to.in[i] = m->in[i] ? m->in[i] + in : NULL;
-    for (int i = 0; i < 2; i++) to.out[i] = m->out[i] ? m->out[i] + here : NULL;
+    for (int i = 0; i < MOST_READ; i++) to.in[i] = m->in[i] ? m->in[i] + in : NULL;
+    for (int i = 0; i < MOST_WRITTEN; i++) to.out[i] = m->out[i] ? m->out[i] + here : NULL;
     to.here = m->here ? m->here + here : NULL;
-    to.chosen = m->chosen ? m->chosen + in : NULL;
-    to.choice = m->choice ? m->choice + here : NULL;
+    for (int i = 0; i < MOST_CHOSEN; i++) to.chosen[i] = m->chosen[i] ? m->chosen[i] + in : NULL;
+    for (int i = 0; i < MOST_CHOSEN; i++) to.choice[i] = m->choice[i] ? m->choice[i] + here : NULL;
     to.past = m->past;
     return to;
 }
@@ -181,9 +184,9 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
  *   EACH_VECTOR         n                     the loop over vectors u = 0 ... n - 1
  *   ELEMENT(a, i)       l m c u lanes         a vec: what map in[a] holds at entry i of the list
  *   HERE                m c u lanes           a vec: what map `here` holds at the pixel itself
- *   TAP(i), WON(i)      l; l m c u lanes      ivecs: the tap number of entry i; -1 in lanes where `chosen` is that tap
+ *   TAP(i), WON(k, i)   l; l m c u lanes      ivecs: the tap number of entry i; -1 in lanes where chosen[k] is that tap
  *   PUT(a, v)           m c u lanes           writes the vec v to map out[a] at the pixel
- *   CHOOSE(v)           m c u lanes           writes the ivec v to map `choice` at the pixel
+ *   CHOOSE(k, v)        m c u lanes           writes the ivec v to map choice[k] at the pixel
  *   SUM_LIST(s, code)   l n; gives code i     declares sum[s][u]: what code adds to it for every entry i
  *   PEAK(of)            l m c n lanes         declares best[u], the largest of(element), and won[u], its tap
  *   CLIMB(i, of)        the same, best, won   goes on with PEAK from entry i; `of` is a function or nothing
@@ -241,10 +244,10 @@ INLINE pool_list FN(list_of)(const pool_row *row, int64_t x) {
 #define EACH_SUM(sums) UNROLL for (int s = 0; s < sums; s++) EACH_VECTOR
 #define ELEMENT(a, i) FN(load_n)(m->in[a] + l->at[i] + c + u * V, lanes)
 #define HERE FN(load_n)(m->here + c + u * V, lanes)
-#define WON(i) (FN(load_winner)(m->chosen + l->at[i] + c + u * V, lanes) == TAP(i))
+#define WON(k, i) (FN(load_winner)(m->chosen[k] + l->at[i] + c + u * V, lanes) == TAP(i))
 #define TAP(i) ((ivec){0} + (INT)(l->tap[i] + l->turn))
 #define PUT(a, v) FN(stream_n)(m->out[a] + c + u * V, v, lanes, m->past)
-#define CHOOSE(v) FN(store_winner)(m->choice + c + u * V, v, lanes)
+#define CHOOSE(k, v) FN(store_winner)(m->choice[k] + c + u * V, v, lanes)
 
 /* Fetches the share of pixel x of what the next row will read. Data that several windows read goes to the second-level
  * cache, since the first is full of this row. Data that is read once is fetched by non-temporal prefetch: it stays out
@@ -330,6 +333,6 @@ INLINE void FN(fetch_ahead)(const pool_list *l, const REAL *x, int64_t i, const 
 /* The gradient goes to the element that won. in: dy; chosen: winner. */
 ONE(spread_winner) {
     vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(0, i));
     EACH_VECTOR PUT(0, sum[u]);
 }

@@ -92,8 +92,8 @@ INLINE void FN(draw)(const pool_list *l, const pool_maps *m, double power, int64
     }
     for (int j = 0; j < lanes; j++) {
         m->out[0][c + j] = (REAL)y[j];
-        m->choice[c + j] = (int32_t)won[j];
-        if (total[j] != total[j]) FN(first_odd)(l, x + j, m->out[0] + c + j, m->choice + c + j);
+        m->choice[0][c + j] = (int32_t)won[j];
+        if (total[j] != total[j]) FN(first_odd)(l, x + j, m->out[0] + c + j, m->choice[0] + c + j);
     }
 }
 
@@ -147,7 +147,7 @@ ONE(choose, const int squared, const int any_power) {
     EACH_VECTOR {
         const ivec any = squared ? seen[u] : total[u] != 0, in_range = (total[u] >= LEAST) & (total[u] < (REAL)INFINITY);
         PUT(0, (vec)((ivec)y[u] & any));
-        CHOOSE(won[u] | ~any); /* -1 where no element is positive */
+        CHOOSE(0, won[u] | ~any); /* -1 where no element is positive */
         doubt |= any & ~(in_range & ((vec)near[u] > total[u] * (REAL)(units * 0x1p-23)));
     }
     const int64_t end = c + (n - 1) * V + MIN(lanes, V);
@@ -191,14 +191,14 @@ int64_t FN(stochastic_pool_forward)(cc_out y, cc_out winner, cc_in x, cc_in u, c
                 FN(draw_piece)(&draw, task, drawn.data, pieces + own * cc_thread());
         }
     }
-    const pool_tensors t = {.in = {x}, .here = &drawn, .out = {y}, .choice = winner};
+    const pool_tensors t = {.in = {x}, .here = &drawn, .out = {y}, .choice = {winner}};
     const int64_t wanted = FN(pool)(t, &p->window, (walk_kind){.room = sizeof(wide)}, FN(reduce_stochastic), &p->power,
                                     scratch ? arena.base + arena.used : NULL);
     return wanted ? arena.used + wanted : 0;
 }
 
 int64_t FN(stochastic_pool_backward)(cc_out dx, cc_in dy, cc_in winner, const cc_stochastic_pool *p, void *scratch) {
-    POOL(AS(.in = {dy}, .chosen = winner, .out = {dx}, .deep = FN(spread_winner_deep)), AS(.backward = 1),
+    POOL(AS(.in = {dy}, .chosen = {winner}, .out = {dx}, .deep = FN(spread_winner_deep)), AS(.backward = 1),
          FN(spread_winner), NULL)
 }
 #endif

@@ -192,7 +192,7 @@ ONE(reduce_peak) {
     PEAK(FN(magnitude))
     EACH_VECTOR {
         PUT(0, best[u]);
-        CHOOSE(won[u]);
+        CHOOSE(0, won[u]);
     }
 }
 VARIANT(reduce_peak)
@@ -200,7 +200,7 @@ VARIANT(reduce_peak)
 /* in: dy; chosen: winner; here: x. */
 ONE(spread_peak) {
     vec sum[WIDE] = {{0}};
-    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(i));
+    for (int64_t i = 0; i < l->count; i++) EACH_VECTOR sum[u] += (vec)((ivec)ELEMENT(0, i) & WON(0, i));
     EACH_VECTOR PUT(0, FN(sign)(HERE) * sum[u]);
 }
 VARIANT(spread_peak)
@@ -342,7 +342,7 @@ ONE(reduce_entropy) {
     EACH_VECTOR {
         PUT(0, y[u]);
         PUT(1, ratio[u]);
-        CHOOSE(won[u]);
+        CHOOSE(0, won[u]);
     }
 }
 VARIANT(reduce_entropy)
@@ -352,7 +352,7 @@ ONE(spread_entropy) {
     vec sum[WIDE] = {{0}};
     for (int64_t i = 0; i < l->count; i++) EACH_VECTOR {
         const vec dy = ELEMENT(0, i), ratio = ELEMENT(1, i);
-        sum[u] += FN(select)(WON(i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
+        sum[u] += FN(select)(WON(0, i), 2 * ratio * dy, (vec){0}) - ratio * ratio * l->share[i] * dy;
     }
     EACH_VECTOR PUT(0, FN(select)(HERE <= 0, (vec){0}, sum[u]));
 }
@@ -365,7 +365,7 @@ DEEP_VARIANT(spread_entropy)
 
 int64_t FN(lp_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_lp_pool *p, void *scratch) {
     const walk_kind kind = p->normalize ? (walk_kind)MEANS(0) : (walk_kind){0, ONES};
-    const pool_tensors t = {.in = {x}, .out = {y}, .choice = isinf(p->p) ? winner : NULL};
+    const pool_tensors t = {.in = {x}, .out = {y}, .choice = {isinf(p->p) ? winner : NULL}};
     const power e = power_of(p->p);
     if (isinf(p->p)) return FN(pool)(t, &p->window, kind, FN(reduce_peak), NULL, scratch);
     return FN(pool)(t, &p->window, kind, FN(reduce_lp), &e, scratch);
@@ -373,7 +373,7 @@ int64_t FN(lp_pool_forward)(cc_out y, cc_out winner, cc_in x, const cc_lp_pool *
 
 int64_t FN(lp_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_in winner, const cc_lp_pool *p, void *scratch) {
     const walk_kind kind = p->normalize ? (walk_kind)MEANS(1) : (walk_kind){1, ONES};
-    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = winner, .out = {dx}, .deep = FN(spread_peak_deep)};
+    const pool_tensors peak = {.in = {dy}, .here = x, .chosen = {winner}, .out = {dx}, .deep = FN(spread_peak_deep)};
     const pool_tensors t = {.in = {dy, y}, .here = x, .out = {dx}, .deep = FN(spread_lp_deep)};
     const power e = power_of(p->p - 1);
     if (isinf(p->p)) return FN(pool)(peak, &p->window, kind, FN(spread_peak), NULL, scratch);
@@ -406,12 +406,12 @@ int64_t FN(expectation_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in y, cc_
 
 int64_t FN(entropy_pool_forward)(cc_out y, cc_out ratio, cc_out winner, cc_in x, const cc_entropy_pool *p,
                                  void *scratch) {
-    POOL(AS(.in = {x}, .out = {y, ratio}, .choice = winner), MEANS(0), FN(reduce_entropy), NULL)
+    POOL(AS(.in = {x}, .out = {y, ratio}, .choice = {winner}), MEANS(0), FN(reduce_entropy), NULL)
 }
 
 int64_t FN(entropy_pool_backward)(cc_out dx, cc_in dy, cc_in x, cc_in ratio, cc_in winner, const cc_entropy_pool *p,
                                   void *scratch) {
-    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = winner, .out = {dx}, .deep = FN(spread_entropy_deep)), MEANS(1),
+    POOL(AS(.in = {dy, ratio}, .here = x, .chosen = {winner}, .out = {dx}, .deep = FN(spread_entropy_deep)), MEANS(1),
          FN(spread_entropy), NULL)
 }
 #endif

@@ -62,8 +62,8 @@ static void FN(winner_out)(int32_t *to, const int32_t *from, int64_t pixels, int
 #ifndef POOL_TENSORS
 #define POOL_TENSORS
 typedef struct {
-    cc_in in[3], here, chosen;
-    cc_out out[2], choice;
+    cc_in in[MOST_READ], here, chosen[MOST_CHOSEN];
+    cc_out out[MOST_WRITTEN], choice[MOST_CHOSEN];
     void *deep; /* the DEEP_VARIANT of the variant, or NULL */
 } pool_tensors;
 #endif
@@ -111,11 +111,11 @@ static pool_job FN(plan)(pool_tensors t, const cc_window *w, walk_kind kind, voi
     j.list_bytes = j.room + cc_round_up(j.walk.most * kind.room, 64);
     j.own_bytes = j.list_bytes;
     if (!j.last) {
-        for (int i = 0; i < 3; i++) j.own_bytes += FN(block_bytes)(t.in[i], j.ins, sizeof(REAL));
-        for (int i = 0; i < 2; i++) j.own_bytes += FN(block_bytes)(t.out[i], j.outs, sizeof(REAL));
+        for (int i = 0; i < MOST_READ; i++) j.own_bytes += FN(block_bytes)(t.in[i], j.ins, sizeof(REAL));
+        for (int i = 0; i < MOST_WRITTEN; i++) j.own_bytes += FN(block_bytes)(t.out[i], j.outs, sizeof(REAL));
         j.own_bytes += FN(block_bytes)(t.here, j.outs, sizeof(REAL));
-        j.own_bytes += FN(block_bytes)(t.chosen, j.ins, sizeof(int32_t));
-        j.own_bytes += FN(block_bytes)(t.choice, j.outs, sizeof(int32_t));
+        for (int i = 0; i < MOST_CHOSEN; i++) j.own_bytes += FN(block_bytes)(t.chosen[i], j.ins, sizeof(int32_t));
+        for (int i = 0; i < MOST_CHOSEN; i++) j.own_bytes += FN(block_bytes)(t.choice[i], j.outs, sizeof(int32_t));
     }
     j.own = cc_take(&arena, j.own_bytes * cc_threads);
     j.bytes = arena.used;
@@ -143,9 +143,12 @@ INLINE int32_t *FN(winners)(cc_in t, int64_t i, int64_t c) {
 
 /* The maps of image i from channel c on, in the caller's memory. */
 INLINE pool_maps FN(maps_of)(const pool_tensors *t, int64_t i, int64_t c, int past) {
-    return (pool_maps){{FN(reals)(t->in[0], i, c), FN(reals)(t->in[1], i, c), FN(reals)(t->in[2], i, c)},
-                       FN(reals)(t->here, i, c), FN(winners)(t->chosen, i, c),
-                       {FN(reals)(t->out[0], i, c), FN(reals)(t->out[1], i, c)}, FN(winners)(t->choice, i, c), past};
+    pool_maps m = {.here = FN(reals)(t->here, i, c), .past = past};
+    for (int k = 0; k < MOST_READ; k++) m.in[k] = FN(reals)(t->in[k], i, c);
+    for (int k = 0; k < MOST_WRITTEN; k++) m.out[k] = FN(reals)(t->out[k], i, c);
+    for (int k = 0; k < MOST_CHOSEN; k++) m.chosen[k] = FN(winners)(t->chosen[k], i, c);
+    for (int k = 0; k < MOST_CHOSEN; k++) m.choice[k] = FN(winners)(t->choice[k], i, c);
+    return m;
 }
 
 /* Runs row i of an image; there are size[0] * size[1] rows. The strides of `m` are `apart` times those of the job's
@@ -203,17 +206,20 @@ static void FN(run_block)(const pool_job *j, int64_t task, char *to, pool_list *
     const int64_t c = task % j->blocks * BLOCK, channels = MIN(BLOCK, j->t.out[0]->shape[1] - c);
     const pool_maps m = FN(maps_of)(&j->t, task / j->blocks, c, 0);
     pool_maps b = {{0}};
-    for (int a = 0; a < 3; a++) b.in[a] = FN(enter)(&to, m.in[a], j->ins, channels);
+    for (int a = 0; a < MOST_READ; a++) b.in[a] = FN(enter)(&to, m.in[a], j->ins, channels);
     b.here = FN(enter)(&to, m.here, j->outs, channels);
-    for (int a = 0; a < 2; a++) b.out[a] = FN(reserve)(&to, m.out[a], j->outs, sizeof(REAL));
-    int32_t *chosen = FN(reserve)(&to, m.chosen, j->ins, sizeof(int32_t));
-    if (m.chosen) FN(winner_in)(chosen, m.chosen, j->ins, channels);
-    b.chosen = chosen;
-    b.choice = FN(reserve)(&to, m.choice, j->outs, sizeof(int32_t));
+    for (int a = 0; a < MOST_WRITTEN; a++) b.out[a] = FN(reserve)(&to, m.out[a], j->outs, sizeof(REAL));
+    for (int a = 0; a < MOST_CHOSEN; a++) {
+        int32_t *chosen = FN(reserve)(&to, m.chosen[a], j->ins, sizeof(int32_t));
+        if (chosen) FN(winner_in)(chosen, m.chosen[a], j->ins, channels);
+        b.chosen[a] = chosen;
+        b.choice[a] = FN(reserve)(&to, m.choice[a], j->outs, sizeof(int32_t));
+    }
     for (int64_t row = 0; row < j->rows; row++) FN(run_row)(j, b, channels, BLOCK, row, lists, variant, p);
-    for (int a = 0; a < 2; a++)
+    for (int a = 0; a < MOST_WRITTEN; a++)
         if (m.out[a]) FN(real_out)(m.out[a], b.out[a], j->outs, channels);
-    if (m.choice) FN(winner_out)(m.choice, b.choice, j->outs, channels);
+    for (int a = 0; a < MOST_CHOSEN; a++)
+        if (m.choice[a]) FN(winner_out)(m.choice[a], b.choice[a], j->outs, channels);
 }
 
 /* The body of a kernel. */
