@@ -44,7 +44,7 @@ class Segment(NamedTuple):
     memory: np.ndarray  # a Block, from there on
 
 
-class Pool:
+class MemoryPool:
     """Blocks of memory, cut and joined within segments. Safe for threads."""
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class Pool:
         return size
 
 
-POOL = Pool()
+POOL = MemoryPool()
 if hasattr(os, "register_at_fork"):  # a child finds the pool as no thread is in the middle of changing it
     os.register_at_fork(
         before=POOL.lock.acquire, after_in_parent=POOL.lock.release, after_in_child=POOL.lock.release

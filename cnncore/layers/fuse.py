@@ -29,7 +29,7 @@ RELU_POOLS = {
 }
 
 
-class Step(NamedTuple):
+class Part(NamedTuple):
     """A layer of a network, its dotted name, and what is run for it."""
 
     name: str
@@ -37,20 +37,20 @@ class Step(NamedTuple):
     apply: Callable[[Any], tuple[Any, Context]]
 
 
-def fused(steps: Iterable[Step]) -> list[Step]:
-    """The steps that compute what `steps` do."""
-    pooled: list[Step] = []
-    for step in steps:
-        before, layer = pooled[-1].layer if pooled else None, step.layer
+def fused(parts: Iterable[Part]) -> list[Part]:
+    """The parts that compute what `parts` do."""
+    pooled: list[Part] = []
+    for part in parts:
+        before, layer = pooled[-1].layer if pooled else None, part.layer
         if type(before) is ReLU and isinstance(layer, Pool) and type(layer) in RELU_POOLS:
-            pooled[-1] = step._replace(apply=functools.partial(layer.apply_as, RELU_POOLS[type(layer)]))
+            pooled[-1] = part._replace(apply=functools.partial(layer.apply_as, RELU_POOLS[type(layer)]))
         else:
-            pooled.append(step)
-    made: list[Step] = []
-    for step in pooled:
+            pooled.append(part)
+    made: list[Part] = []
+    for part in pooled:
         before = made[-1].layer if made else None
-        if isinstance(before, Conv) and type(before) in CONVS and type(step.layer) is ReLU:
+        if isinstance(before, Conv) and type(before) in CONVS and type(part.layer) is ReLU:
             made[-1] = made[-1]._replace(apply=functools.partial(before.apply_as, ops.conv_relu))
         else:
-            made.append(step)
+            made.append(part)
     return made
