@@ -25,8 +25,8 @@ import numpy as np
 SLACK = 1.5  # the pool holds at most this many times the most bytes that were in use at once
 SMALL = 4096  # bytes; NumPy allocates smaller arrays
 # Every block begins at a multiple of ALIGN bytes. The reason: to see whether a load reads what an earlier store writes,
-# a processor compares only the last 12 bits of the two addresses. If these bits are equal, the load waits for the store.
-# A loop over two arrays meets such pairs when one array begins 16 to 256 bytes behind the other (modulo 4 KiB, a page).
+# a processor compares only the last 12 bits of the two addresses. If they are equal, the load waits for the store. A
+# loop over two arrays meets such pairs when one array begins 16 to 256 bytes behind the other (modulo 4 KiB, a page).
 # At a distance of one cache line relu takes 1.25 times as long (arrays in cache, Zen 4). NumPy's own large arrays begin
 # 16 bytes behind a page.
 ALIGN = 1024
@@ -91,8 +91,8 @@ class MemoryPool:
                     return None
                 address, segment = place or self._take(size)
                 block = Block((size,), np.uint8, segment.memory, address - segment.address)
-                # When the block dies, the deque's `append` is called, which is no Python function. A `__del__` would not
-                # be safe: Ctrl-C may arrive while it runs, and Python drops what is raised in there.
+                # When the block dies, Python calls the deque's `append`. This callback must not be Python code, as
+                # `__del__` is: Ctrl-C may arrive while it runs, and Python drops an exception that is raised there.
                 reference = weakref.ref(block, self.returned.append)
                 self._places[id(reference)] = reference, address, size, segment
                 self._used += size
