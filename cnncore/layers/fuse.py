@@ -1,12 +1,13 @@
-"""What a Sequential runs for its layers, where one op for two gives the same in less time.
+"""What a Sequential runs for its layers: one op for two layers where that gives the same numbers in less time.
 
-    ReLU, MaxPool   as   `ops.relu_max_pool`    Nothing is left of ReLU in backward: where it stops dy, no element won.
-    Conv, ReLU      as   `ops.conv_relu`        The sums are rectified before they go to memory.
+    ReLU, MaxPool   as   `ops.relu_max_pool`    Backward has no work for ReLU: a window that becomes 0 has no winner.
+    Conv, ReLU      as   `ops.conv_relu`        The kernel rectifies the sums before it stores them.
 
-The first is tried first, so that Conv, ReLU, MaxPool is Conv, relu_max_pool: the backward of conv_relu would pass over
-the large map. Every number stays what it was, forward and backward.
+The first rewrite is tried first, so Conv, ReLU, MaxPool runs as conv, relu_max_pool. (After conv_relu,
+max_pool, backward would read and write the large map once more for ReLU.) All numbers stay the same, forward and backward.
 
-Layers know nothing of it: what they show, their parameters, state and modes are their own. Subclasses run as they are.
+A layer does not know that another op runs for it: its repr, parameters, state and modes stay its own. A subclass of
+these layers is never replaced.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RELU_POOLS = {
 
 
 class Part(NamedTuple):
-    """A layer of a network, its dotted name, and what is run for it."""
+    """A layer of a Sequential, its dotted name, and the function that runs for it."""
 
     name: str
     layer: Layer
