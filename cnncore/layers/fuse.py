@@ -3,8 +3,8 @@
     ReLU, MaxPool   as   `ops.relu_max_pool`    Backward has no work for ReLU: a window that becomes 0 has no winner.
     Conv, ReLU      as   `ops.conv_relu`        The kernel rectifies the sums before it stores them.
 
-The first rewrite is tried first, so Conv, ReLU, MaxPool run as conv, relu_max_pool. (After conv_relu, max_pool, backward
-would read and write the large map once more for ReLU.) All numbers stay the same, forward and backward.
+The first rewrite is tried first, so Conv, ReLU, MaxPool run as conv, relu_max_pool. (After conv_relu, backward would
+read and write the large map once more for ReLU.) All numbers stay the same, forward and backward.
 
 A layer does not know that another op runs for it: its repr, parameters, state and modes stay its own. A subclass of
 these layers is never replaced.
