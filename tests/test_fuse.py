@@ -13,6 +13,7 @@ import cnncore as cc
 from cnncore import layers as ly
 from cnncore.backends import launch, native
 from cnncore.layers.fuse import fused
+from cnncore.ops.recording import recording
 
 RNG = np.random.default_rng(11)
 SEEDS = st.integers(0, 2**16)
@@ -107,7 +108,7 @@ def test_what_is_run_for_the_layers_of_a_network():
     assert parts(net) == [
         ("0", "Conv2d"), ("2", "MaxPool2d"), ("3", "MaxPool2d"), ("4.0", "Conv2d"), ("5", "AvgPool2d"),
     ]  # fmt: skip
-    with cc.ops.op.recording() as calls:
+    with recording() as calls:
         net.apply(np.ones((1, 1, 8, 8), np.float32))
     assert [call.name for call in calls] == ["conv", "relu_max_pool", "max_pool", "conv_relu", "avg_pool"]
     assert net.apply(np.ones((1, 1, 8, 8), np.float32))[1].learns
