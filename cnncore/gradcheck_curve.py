@@ -1,36 +1,39 @@
 """How close is close enough? The verdict of gradcheck: it looks at how the error falls, not at how large it is.
 
-Along one direction v, f(x + t v) is a function of one number t, with f = sum(dy * y). Its slopes over a step h are
+Let f = sum(dy * y). Along a direction v, f(x + t v) is a function of one number t. Its slopes over a step h are
 
     right(h) = (f(x + h v) - f(x)) / h        slope(h) = (left + right) / 2 = true slope + c h^2 + rounding / h
     left(h)  = (f(x) - f(x - h v)) / h        bend(h) = right - left        = b h + rounding / h
 
-for steps h, each a quarter of the one before. The gradient g under test claims the slope a = sum(g * v). If g is right,
-|slope(h) - a| falls 16-fold a step until the rounding of f, which grows as h shrinks, takes over. If g is wrong,
-|slope(h) - a| stays at the error of a. Nothing has to be known of f beforehand. The slopes alone tell how far each of
-them still is from the true one:
+A sweep computes these slopes for a sequence of steps h; each step is a quarter of the one before. The gradient g under
+test claims that the slope is a = sum(g * v). If g is right, |slope(h) - a| falls 16-fold from step to step, until the
+rounding of f, which grows as h shrinks, is larger than what is left. If g is wrong, |slope(h) - a| stays at the error
+of a. Nothing about f has to be known beforehand: the computed slopes also tell how far each of them is from the true
+slope.
 
-    truncation(h)  the larger of |slope(4h) - slope(h)| / 15 and |slope(h) - slope(h/4)| 16/15: what c h^2 leaves at h
-    kink(h)        the larger of |bend(h) - bend(4h) / 4| and |bend(h/4) - bend(h) / 4|, less their rounding. The bend
-                   of a smooth f falls with h, so that kink(h) is small. A kink between x - 4 h v and x + 4 h v (a ReLU
-                   that changes its side, a maximum that changes its winner) adds a bend that does not fall so.
-    rounding(h)    e / h. e is the scatter |slope(4h) - slope(h)| h seen at the smallest steps, and never less than what
-                   the last bits of y do.
+    truncation(h)  the part of the error of slope(h) that falls as c h^2: the larger of |slope(4h) - slope(h)| / 15 and
+                   |slope(h) - slope(h/4)| 16/15.
+    kink(h)        the larger of |bend(h) - bend(4h) / 4| and |bend(h/4) - bend(h) / 4|, less the rounding of the bends.
+                   The bend of a smooth f falls in proportion to h, so kink(h) is small. A kink between x - 4 h v and
+                   x + 4 h v (a ReLU changes its side, a maximum changes its winner) adds a bend that falls otherwise.
+    rounding(h)    e / h, where e is the scatter |slope(4h) - slope(h)| h at the smallest steps. rounding(h) is never
+                   less than the effect of the last bits of y.
     tolerance(h) = 8 (truncation + kink + rounding) + 1e-10 of the slope's size + the rounding of g itself, if float32
 
 The step with the smallest tolerance decides:
 
-    WRONG        |slope - a| > tolerance: a has stopped agreeing where the slope still converges.
-    CANNOT TELL  the tolerance (less g's own rounding) is above 0.05 % of the slope's size: f is too rough or too noisy
-                 to find an error of 0.1 %, so a gradient is never passed on such evidence.
-    ok           otherwise. A right gradient is within an eighth of what is allowed.
+    WRONG        |slope - a| > tolerance: the slopes still converge, but not to a.
+    CANNOT TELL  The tolerance, without the rounding of g, is above 0.05 % of the slope's size. Then f is too rough or
+                 too noisy to show an error of 0.1 %, and gradcheck does not pass a gradient on such evidence.
+    ok           otherwise. The error of a right gradient is at most an eighth of the tolerance.
 
-The slope's size is the length of (g_i v_i), which is what a sum of theirs comes to with random signs. A gradient of
-zero has no size of its own; 10^-6 of f, or of the slopes over the largest step, takes its place.
+The slope's size is the Euclidean length of the terms (g_i v_i): a sum of such terms with random signs is about that
+large. If g is zero this length is 0, and 10^-6 of f, or of the slopes over the largest step, replaces it.
 
-A curve is `coarse` where its tolerance is too large for 0.1 % of one typical entry, and a kink is the reason: a kink
-lies closer to x than the smallest step. The entries are then looked at in smaller groups, at last one by one. There
-`one_sided` reads the slope on either side: where they differ, f has no derivative, and every value between is accepted.
+A curve is `coarse` if a kink makes its tolerance too large to show an error of 0.1 % in one typical entry. Then a kink
+lies closer to x than the smallest step. gradcheck looks at smaller and smaller groups of the entries, down to single
+ones. For a single entry `one_sided` reads the slope on either side of x. If the two slopes differ, f has no derivative
+there, and gradcheck accepts every value between them.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ EPS = 2.0**-52
 RATIO = 4.0
 FIRST = 2.0**-3
 COUNT = 10  # steps of a sweep: down to 5e-7
-MOST = 24  # with further, smaller steps where kinks are near: down to 2e-15
-ENOUGH = 3  # steps that a verdict needs: one, and its two neighbours
+MOST = 24  # steps of a sweep that goes on because kinks are near: down to 2e-15
+ENOUGH = 3  # steps that a verdict needs: the deciding one and its two neighbours
 SAFETY = 8.0
 RESOLUTION = 5e-4
 
@@ -54,7 +57,8 @@ OK, WRONG, KINK, UNDECIDED = "ok", "wrong", "not differentiable", "cannot tell"
 
 @dataclass(frozen=True)
 class Step:
-    """The slopes over one step on both sides of x. `size` is the length of f's terms that changed with the step."""
+    """The slopes over one step h, left and right of x. `size` is the Euclidean length of those terms of f that changed
+    with the step."""
 
     h: float
     left: float
@@ -75,23 +79,22 @@ class Step:
 
     @property
     def bits(self) -> float:
-        """What the last bits of y do to the slope."""
+        """The error of the slope that comes from rounding y to its last bits."""
         return EPS * self.size / self.h
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the gradient under test says of one direction: the slope, the length and number of its terms g_i v_i that
-    are not 0, and how much of the slope may be rounding of g itself."""
+    """What the gradient g under test says of one direction v."""
 
-    slope: float
-    length: float
-    count: int
-    noise: float
+    slope: float  # sum(g * v)
+    length: float  # the Euclidean length of the terms g_i v_i
+    count: int  # how many of these terms are not 0
+    noise: float  # how much of the slope may come from the rounding of g
 
     @property
     def own(self) -> float:
-        """What is allowed to every gradient: the last digits of its own sums."""
+        """The error that is allowed to every gradient: rounding in the sum of its terms."""
         return 1e-10 * (abs(self.slope) + self.length)
 
     @property
@@ -101,13 +104,13 @@ class Claim:
 
     @property
     def wanted(self) -> float:
-        """The tolerance that shows an error of 0.1 % in one entry, if its term is at least a tenth of the typical."""
+        """The tolerance at which an error of 0.1 % in one entry shows, if its term is at least a tenth of `typical`."""
         return max(0.1 * RESOLUTION * self.typical, 2 * self.own)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One direction's steps and what follows from them."""
+    """The steps along one direction, and the verdict that follows from them."""
 
     steps: tuple[Step, ...]
     claim: Claim
@@ -115,7 +118,7 @@ class Curve:
     best: Step | None = None  # the step that decided
     tolerance: float = math.inf
     scale: float = 0.0  # the slope's size, which errors are relative to
-    scatter: float = 0.0  # rounding's part of the slope, times h
+    scatter: float = 0.0  # the part of the slope that is rounding, times h
     coarse: bool = False
 
     @property
@@ -145,7 +148,7 @@ class Curve:
 
     @property
     def order(self) -> float | None:
-        """The power of h that the error falls with, over the steps before rounding; None where it is rounding alone."""
+        """The error falls as h to this power, at steps where rounding is small; None if the error is all rounding."""
         falls = []
         for large, small in itertools.pairwise(self.usable):
             before, after = abs(large.slope - self.analytic), abs(small.slope - self.analytic)
@@ -155,9 +158,11 @@ class Curve:
 
 
 def usable(steps: Sequence[Step], analytic: float) -> list[Step]:
-    """The finite steps. Left out are those at the end where y no longer moves, if a slope is claimed and y moved on
-    both sides of x before: there y is rounded more coarsely than the step. (Where y moved on one side alone, x is on
-    the flat side of a kink.)"""
+    """The finite steps, without those at the end that are too small to change the rounded y.
+
+    Such steps are left out only if the claimed slope is not 0 and y changed on both sides of x at a larger step. (If y
+    changed on one side alone, x lies on the flat side of a kink, and the steps without a change are right.)
+    """
     used = [s for s in steps if s.finite]
     moved = [s for s in used if s.size > 0]
     stopped = analytic != 0 and moved and moved[-1] is not used[-1] and moved[-1].left != 0 and moved[-1].right != 0
@@ -165,8 +170,11 @@ def usable(steps: Sequence[Step], analytic: float) -> list[Step]:
 
 
 def judge(steps: list[Step], claim: Claim, like: Curve | None = None) -> Curve:
-    """The verdict on a claimed slope. `like` is a sweep over other entries of the same argument: three steps cannot see
-    the scatter by themselves, an entry whose slope is 0 has no size, and where that sweep knew more this is coarse."""
+    """The verdict on a claimed slope.
+
+    like: a sweep over other entries of the same argument. It supplies what a few steps do not show: the scatter, and a
+        size where the slope is 0. If its tolerance was much smaller than the one found here, the curve is coarse.
+    """
     a = claim.slope
     if not math.isfinite(a):
         return Curve(tuple(steps), claim, WRONG)
@@ -185,7 +193,7 @@ def judge(steps: list[Step], claim: Claim, like: Curve | None = None) -> Curve:
         found = SAFETY * (left + max(scatter / step.h, step.bits)) + kink + claim.own + claim.noise
         if found < tolerance:
             best, tolerance, blame = step, found, kink
-    around = max(abs(used[0].left), abs(used[0].right))  # over the largest step: a jump's grow as steps fall
+    around = max(abs(used[0].left), abs(used[0].right))  # over the largest step: at a jump, slopes grow as h falls
     scale = max(claim.length, abs(best.slope), 1e-6 * best.size, 1e-6 * around, like.claim.typical if like else 0.0)
     wanted = max(claim.wanted, like.claim.wanted if like else 0.0)
     beyond = tolerance - claim.noise
@@ -202,7 +210,7 @@ def judge(steps: list[Step], claim: Claim, like: Curve | None = None) -> Curve:
 
 @dataclass(frozen=True)
 class Sides:
-    """The slopes on either side of x, and how well they are known."""
+    """The slopes on either side of x, and the tolerance of both."""
 
     left: float
     right: float
@@ -214,7 +222,7 @@ class Sides:
 
     @property
     def sharp(self) -> bool:
-        """Whether the slopes differ by so much more than their errors that no smaller step can join them."""
+        """Whether the slopes differ so clearly that smaller steps cannot bring them together."""
         return abs(self.right - self.left) > 1e7 * self.tolerance
 
     def holds(self, a: float) -> bool:
@@ -224,8 +232,11 @@ class Sides:
 
 
 def one_sided(curve: Curve) -> Sides | None:
-    """The slopes on either side of x, or None where there are too few steps. A secant over a side without a kink is
-    slope + c h + ..., so that two of them give the slope; the next two tell how well."""
+    """The slopes on either side of x, or None if there are too few steps.
+
+    On a side without a kink, the secant over a step h is slope + c h + ..., so two secants give the slope by
+    extrapolation. The next pair of secants gives it once more, and the difference of the two results is its error.
+    """
     used = curve.usable
     if len(used) < ENOUGH:
         return None
@@ -237,7 +248,7 @@ def one_sided(curve: Curve) -> Sides | None:
 
 
 def _limit(secants: list[tuple[float, float, float]]) -> tuple[float, float]:
-    """The limit of (h, secant, rounding) for h -> 0, and its error, where the secants agree best."""
+    """The limit of the secants for h -> 0, and its error, from those entries (h, secant, rounding) that agree best."""
     guesses = [(p * b - q * a) / (p - q) for (p, a, _), (q, b, _) in itertools.pairwise(secants)]
     errors = [
         SAFETY * (abs(a - b) + bits)

@@ -1,13 +1,13 @@
-"""The search of gradcheck: one argument's gradient against slopes of f, down to single entries where that is needed.
+"""The search of gradcheck: it compares the gradient of one argument with slopes of f, down to single entries if needed.
 
-1. Two directions move all entries of the argument at once, whatever its size. One follows the signs of the gradient
-   under test, so that a wrong factor shows at full strength; one has random signs. No entry of either is small, and the
-   error is held against rounding, not against the whole gradient, so that one wrong pixel in a million right ones is
-   seen. The first direction is swept over all steps. The second needs the three steps that decided the first, or a
-   sweep of its own.
-2. A direction that is not settled is cut into halves, again and again, until single entries are left: 2 log2(n)
-   directions per wrong entry instead of n for all. Only a sweep over a single entry calls that entry wrong, or finds
-   that f has no derivative there.
+1. Two directions move all entries of the argument at once, whatever its size. The first has the signs of the gradient
+   under test, so that a wrong factor shows at full strength. The second has random signs. Every entry moves by a
+   similar amount in both, and the error is compared with rounding, not with the size of the whole gradient. So one
+   wrong pixel among a million right ones is found. The first direction is swept over all steps. The second direction
+   uses the three steps that decided the first; if they do not settle it, it gets a sweep of its own.
+2. A direction that is not settled is cut into halves, and the halves again, down to single entries. This takes
+   2 log2(n) directions for a wrong entry, where trying every entry takes n. Only a sweep over a single entry can call
+   that entry wrong, or find that f has no derivative there.
 """
 
 from __future__ import annotations
@@ -37,28 +37,32 @@ from .gradcheck_curve import (
 )
 from .gradcheck_report import EMPTY, Argument, Kink, Wrong
 
-NAMED = 10  # wrong entries named per argument
-PARTS = 2000  # parts of one argument looked at
-HOPELESS = 5  # single entries that cannot be told, after which no more are tried
+NAMED = 10  # the search ends when it has found so many wrong entries of an argument
+MOST_GROUPS = 2000  # the search ends when it has looked at so many groups of entries
+HOPELESS = 5  # the search ends when it cannot judge so many single entries
 SHARPEST = 2.0**-36  # the smallest move of an entry, relative to its size: its last 16 bits move
 
 
 @dataclass
 class Problem:
-    """f = sum(dy * y) as a function of one argument, in float64. `outputs` gives all of y as one flat array."""
+    """f = sum(dy * y) as a function of one argument, in float64."""
 
-    outputs: Callable[[tuple], np.ndarray]
+    outputs: Callable[[tuple], np.ndarray]  # all of y, as one flat array
     arrays: tuple
-    dy: np.ndarray  # flat, as the outputs
-    gap: float = math.inf  # no step moves an entry by more than half of it
-    base: np.ndarray = field(init=False)
+    dy: np.ndarray  # flat, like y
+    gap: float = math.inf  # no step moves an entry by more than half of the gap
+    base: np.ndarray = field(init=False)  # y at x
 
     def __post_init__(self) -> None:
         self.base = self.outputs(self.arrays)
 
     def step(self, i: int, v: np.ndarray, h: float, g: np.ndarray, slope: float) -> Step:
-        """The slopes at x - h v, x, x + h v. An entry moves by what its last bits allow; the claim g for just that move
-        is taken from the change of f, and the claim for the whole step added again: so the bits of x do not matter."""
+        """The slopes between x - h v, x and x + h v.
+
+        Rounding lets an entry of x move by a little more or less than h v. Therefore the change of f that g predicts
+        for the actual move is subtracted from the measured change, and the claimed slope is added afterwards. So the
+        rounding of x has no effect on the comparison with g.
+        """
         x = self.arrays[i]
         change, changed = [], []
         for move in (h, -h):
@@ -84,7 +88,8 @@ class Problem:
         return Claim(slope, _length(terms), int(np.count_nonzero(terms)), rounding)
 
     def sweep(self, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray) -> Curve:
-        """The curve over all steps, judged; smaller steps follow while these are not enough and can still tell more."""
+        """The curve over all steps, with its verdict. Smaller steps follow as long as the tolerance is too large and a
+        smaller step can still lower it."""
         claim, g = self.claim(v, g, noise), np.where(v == 0, 0.0, g)
         if not math.isfinite(claim.slope):
             return judge([], claim)
@@ -104,7 +109,7 @@ class Problem:
         return curve
 
     def glance(self, i: int, v: np.ndarray, g: np.ndarray, noise: np.ndarray, like: Curve) -> Curve:
-        """The curve over the three steps that decided another direction."""
+        """The curve over three steps alone: those that decided `like`, the sweep of another direction."""
         claim, g = self.claim(v, g, noise), np.where(v == 0, 0.0, g)
         if like.best is None or not math.isfinite(claim.slope):
             return judge([], claim)
@@ -115,19 +120,19 @@ class Problem:
 
 
 def _length(a: np.ndarray) -> float:
-    """The Euclidean norm, also of what has no square in float64."""
+    """The Euclidean norm. The entries are scaled first, since their squares may overflow or underflow."""
     most = float(np.abs(a).max(initial=0.0))
     return most * float(np.linalg.norm(a / most)) if 0 < most < math.inf else most
 
 
 def weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Random signs, magnitudes between 0.5 and 1.5: no entry counts little, and no two cancel."""
+    """Random signs and magnitudes between 0.5 and 1.5: every entry has a weight, and no two weights cancel exactly."""
     return np.asarray(rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape))
 
 
 def sizes(x: np.ndarray) -> np.ndarray:
-    """How far each entry may move: by its own size, but at least by that of the middle one, since an entry that happens
-    to be small has no smaller scale for that."""
+    """How far each entry moves: by its magnitude, but at least by the median magnitude. (An entry that happens to be
+    small does not make f vary on a smaller scale.)"""
     magnitudes = np.abs(x)
     middle = float(np.median(magnitudes[magnitudes > 0])) if magnitudes.any() else 1.0
     return np.maximum(magnitudes, middle)
@@ -136,7 +141,7 @@ def sizes(x: np.ndarray) -> np.ndarray:
 def check_argument(
     problem: Problem, i: int, g: np.ndarray, noise: np.ndarray, rng: np.random.Generator, found: Argument
 ) -> None:
-    """Fill in `found` for argument i with gradient g, whose rounding is `noise`."""
+    """Judge the gradient g of argument i and enter the verdict in `found`. noise: the rounding of each entry of g."""
     if g.size == 0:
         found.verdict = EMPTY
         return
@@ -161,8 +166,10 @@ def _confirm(
     problem: Problem, i: int, g: np.ndarray, noise: np.ndarray, rng: np.random.Generator, size: np.ndarray,
     found: Argument,
 ) -> None:  # fmt: skip
-    """All entries together were wrong, and none is by itself: either each is a little, or it was chance. New directions
-    tell."""
+    """Decide what to do where all entries together were wrong but no single entry was.
+
+    Either every entry is slightly wrong, or the first verdict was chance. Two new directions decide.
+    """
     curves = tuple(problem.sweep(i, size * weights(rng, g.shape), g, noise) for _ in range(2))
     if all(curve.verdict == WRONG for curve in curves):
         found.verdict, found.curves, found.more = WRONG, curves, True
@@ -170,36 +177,36 @@ def _confirm(
 
 @dataclass
 class _Search:
-    """Halves of a direction, and what was found in them."""
+    """A search by halves of a direction, and what it has found."""
 
     problem: Problem
     i: int
     g: np.ndarray
     noise: np.ndarray
     found: Argument
-    compared: int = 0
-    right: tuple[Curve, ...] = ()  # a curve that shows what a right part looks like
-    reasons: list[str] = field(default_factory=list)
+    compared: int = 0  # entries that are right
+    right: tuple[Curve, ...] = ()  # the first curve of a group that is right
+    reasons: list[str] = field(default_factory=list)  # why single entries could not be judged
 
     def split(self, v: np.ndarray, whole: Curve) -> None:
-        """Settle `found.verdict`: cut v into halves where they are not settled."""
-        pending, parts = [np.arange(v.size)], 0
-        while pending and parts < PARTS and len(self.found.wrong) < NAMED and len(self.reasons) < HOPELESS:
-            part = pending.pop()
-            parts += 1
+        """Set `found.verdict`: cut v into halves, and every half that is not settled again."""
+        pending, groups = [np.arange(v.size)], 0
+        while pending and groups < MOST_GROUPS and len(self.found.wrong) < NAMED and len(self.reasons) < HOPELESS:
+            group = pending.pop()
+            groups += 1
             only = np.zeros(v.shape)
-            only.flat[part] = v.flat[part] if part.size > 1 else abs(v.flat[part])
-            curve = whole if part.size == v.size > 1 else self.problem.glance(self.i, only, self.g, self.noise, whole)
+            only.flat[group] = v.flat[group] if group.size > 1 else abs(v.flat[group])
+            curve = whole if group.size == v.size > 1 else self.problem.glance(self.i, only, self.g, self.noise, whole)
             if curve.settled:
-                self.settle(part.size, curve)
-            elif part.size > 1:
-                pending += [part[part.size // 2 :], part[: part.size // 2]]
+                self.settle(group.size, curve)
+            elif group.size > 1:
+                pending += [group[group.size // 2 :], group[: group.size // 2]]
             else:
-                index = tuple(int(n) for n in np.unravel_index(part[0], v.shape))
+                index = tuple(int(n) for n in np.unravel_index(group[0], v.shape))
                 self.single(index, float(only[index]), curve)
         found = self.found
         found.more = bool(pending)
-        found.unseen = sum(part.size for part in pending)
+        found.unseen = sum(group.size for group in pending)
         if found.wrong:
             found.verdict = WRONG
         elif self.reasons or pending:
@@ -213,7 +220,7 @@ class _Search:
         self.right = self.right or (curve,)
 
     def single(self, index: tuple[int, ...], move: float, curve: Curve) -> None:
-        """One entry: right, wrong, at a kink, or not to be told."""
+        """Judge one entry: right, wrong, at a kink, or none of these because f is too rough or too noisy."""
         name, a = self.found.name, float(self.g[index])
         v = np.zeros(self.g.shape)
         v[index] = move
@@ -242,8 +249,11 @@ class _Search:
             self.reasons.append(_why(curve))
 
     def wrong_by_itself(self, v: np.ndarray, curve: Curve) -> bool:
-        """Whether a wrong entry is so at steps of its own size, too: to one of 1e-6 among others of size 1, the large
-        steps of all may look like a function that has ended."""
+        """Whether a wrong entry is also wrong at steps of its own magnitude.
+
+        An entry of 1e-6 among others of size 1 is moved by steps that suit the others. Over such large steps f may
+        already be constant, though its slope at the entry is right.
+        """
         own = np.minimum(v, np.abs(self.problem.arrays[self.i]))
         return (
             own.max() >= v.max() or not own.any() or self.problem.sweep(self.i, own, self.g, self.noise).verdict != OK
@@ -255,12 +265,12 @@ def _slope(curve: Curve, move: float) -> float:
 
 
 def _or_zero(slope: float, error: float) -> float:
-    """0 for a slope that is not told from it: rounding is not worth printing."""
+    """The slope, or 0 where it is no larger than its error: a report shall not print rounding."""
     return 0.0 if abs(slope) <= error else slope
 
 
 def _why(curve: Curve) -> str:
-    """Why a single entry's slope cannot be told, and what would help."""
+    """Why gradcheck cannot judge a single entry, and what the user can do."""
     used = curve.usable
     if len(used) < ENOUGH:
         return "y is NaN or Inf beside x: choose another x"

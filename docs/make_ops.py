@@ -95,7 +95,8 @@ NOTE = "Written by `make docs` from the docstrings in `cnncore/ops`: change thos
 READING = """\
 Called as `y, ctx = cc.ops.NAME(...)`; `ctx.backward(dy)` gives a gradient per array. Arrays are positional, attributes
 are given by name; every op also takes `backend` ("numpy", "c", "cuda") and `out`. x is (N, C, \\*S):
-images, maps, and 1 to 3 spatial axes."""
+images, maps, and 1 to 3 spatial axes. Where a source is "the paper", it is the one that [paper.md](../paper.md)
+summarises."""
 HEAD = "| op | what it computes |\n| --- | --- |"
 
 

@@ -13,6 +13,7 @@ import cnncore as cc
 from cnncore import layers as ly
 from cnncore.backends import launch, native
 from cnncore.layers.fuse import fused
+from cnncore.ops.recording import recording
 
 RNG = np.random.default_rng(11)
 SEEDS = st.integers(0, 2**16)
@@ -97,17 +98,17 @@ def test_nothing_shows_that_layers_are_fused(backend, data):
         np.testing.assert_array_equal(parameter.grad, gradients[name], err_msg=name)
 
 
-def steps(net):
-    return [(step.name, type(step.layer).__name__) for step in fused(net.steps())]
+def parts(net):
+    return [(part.name, type(part.layer).__name__) for part in fused(net.parts())]
 
 
 def test_what_is_run_for_the_layers_of_a_network():
     conv, again, relu = ly.Conv2d(1, 1, 1, seed=0), ly.Conv2d(1, 1, 1, seed=0), ly.ReLU
     net = ly.Sequential(conv, relu(), ly.MaxPool2d(2), ly.MaxPool2d(2), ly.Sequential(again, relu()), ly.AvgPool2d(2))
-    assert steps(net) == [
+    assert parts(net) == [
         ("0", "Conv2d"), ("2", "MaxPool2d"), ("3", "MaxPool2d"), ("4.0", "Conv2d"), ("5", "AvgPool2d"),
     ]  # fmt: skip
-    with cc.ops.op.recording() as calls:
+    with recording() as calls:
         net.apply(np.ones((1, 1, 8, 8), np.float32))
     assert [call.name for call in calls] == ["conv", "relu_max_pool", "max_pool", "conv_relu", "avg_pool"]
     assert net.apply(np.ones((1, 1, 8, 8), np.float32))[1].learns
@@ -125,7 +126,7 @@ def test_subclasses_run_as_they_are():
             return super().apply(x)
 
     net = ly.Sequential(Twice(1, 1, 1, seed=0), ly.ReLU(), Own(ly.ReLU(), ly.MaxPool2d(2)))
-    assert [step.layer for step in fused(net.steps())] == list(net.layers)
+    assert [part.layer for part in fused(net.parts())] == list(net.layers)
 
 
 # --- laying out anew ---

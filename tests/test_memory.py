@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import examples
 
 from cnncore.backends import memory
-from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, Pool
+from cnncore.backends.memory import ALIGN, POOL, SLACK, SMALL, MemoryPool
 
 
 def empty(pool, *shape, dtype=np.uint8):
@@ -25,7 +25,7 @@ def empty(pool, *shape, dtype=np.uint8):
 @examples(50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9), st.integers(0, 20)), max_size=60))
 def test_live_arrays_never_meet_and_memory_that_is_not_used_goes(steps):
-    pool, alive, most = Pool(), [], 0
+    pool, alive, most = MemoryPool(), [], 0
     for number, (make, size, which) in enumerate(steps):
         if make or not alive:
             a = empty(pool, size, 1000, dtype=np.float32)
@@ -52,7 +52,7 @@ def unused_segments(pool):
 
 
 def test_memory_is_cut_and_joined():
-    pool = Pool()
+    pool = MemoryPool()
     whole = empty(pool, 100, 128, dtype=np.float64)
     address = whole.ctypes.data
     del whole
@@ -63,7 +63,7 @@ def test_memory_is_cut_and_joined():
 
 
 def test_the_smallest_block_that_is_large_enough_is_taken():
-    pool = Pool()
+    pool = MemoryPool()
     large, small = empty(pool, 9000), empty(pool, 5000)
     place = small.ctypes.data
     del large, small
@@ -78,7 +78,7 @@ def test_small_arrays_are_left_alone():
 @pytest.mark.parametrize("line", range(1, 120, 3))
 def test_ctrl_c_anywhere_gives_no_memory_twice_and_is_not_lost(line):
     """KeyboardInterrupt before the n-th line that runs in memory.py: it arrives, and arrays that live never meet."""
-    pool, left, caught = Pool(), line, 0
+    pool, left, caught = MemoryPool(), line, 0
 
     def interrupt(frame, event, _):
         nonlocal left
@@ -114,14 +114,14 @@ def test_ctrl_c_anywhere_gives_no_memory_twice_and_is_not_lost(line):
 
 
 def test_what_cannot_be_had_raises_and_counts_nothing():
-    pool = Pool()
+    pool = MemoryPool()
     with pytest.raises(MemoryError):
         pool.block(2**60)
     assert (pool.used, pool.held, pool.most, pool.fresh) == (0, 0, 0, 0)
 
 
 def test_threads_do_not_share_arrays():
-    pool, wrong = Pool(), []
+    pool, wrong = MemoryPool(), []
 
     def work(number):
         for _ in range(300):

@@ -70,6 +70,13 @@ def test_a_context_that_returns_dx_alone_makes_a_layer_too() -> None:
     assert alone.count(".value") == 0 and ": ok\n" in output(alone)
 
 
+def test_layers_make_a_layer() -> None:
+    code = blocks("python")[3]
+    assert code == (ROOT / "examples" / "composed_layer.py").read_text()
+    printed = output(code)
+    assert ": ok\n" in printed and re.search(r"^  conv\.weight +2x2x3x3 .* ok$", printed, re.MULTILINE)
+
+
 def test_exactly_two_set_up_commands() -> None:
     section = re.search(r"^## Set up\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
     assert section

@@ -60,11 +60,12 @@ class Launch:
     """A kernel of an instruction set with its parameters and slots: all of a call but where the arrays lie.
 
     slots: of its arguments in their order; a list of them where it takes any number, None where one is left out.
-    spare: the number of the argument that may be overwritten. changing: a call may bring numbers of its own.
+    overwritten: the number of the argument that the kernel may overwrite.
+    changing: whether a call may bring numbers of its own.
     """
 
     def __init__(
-        self, isa: str, kernel: str, dtype: np.dtype, params: Any, slots: list[Any], spare: int | None = None,
+        self, isa: str, kernel: str, dtype: np.dtype, params: Any, slots: list[Any], overwritten: int | None = None,
         changing: bool = False,
     ) -> None:  # fmt: skip
         self.ffi, self.addresses, self.function, self.record, fields = _found(isa, f"{kernel}_{SUFFIX[dtype]}")
@@ -78,7 +79,7 @@ class Launch:
         for number, slot in enumerate(slots):
             self.pointers.append(None if slot is None else len(self.tensors) // _TENSOR.size)
             for each in slot if isinstance(slot, list) else [slot]:
-                self.tensors += _TENSOR.pack(0, each.extent if each else b"", 0, 0, number == spare)
+                self.tensors += _TENSOR.pack(0, each.extent if each else b"", 0, 0, number == overwritten)
         self.places = range(0, len(self.tensors), _TENSOR.size)
         self.frames: list[tuple[bytearray, list[Any]]] = []  # those that no call uses
 
@@ -113,7 +114,7 @@ class Launch:
 
 @functools.lru_cache(256)
 def _relayout(isa: str, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Launch:
-    kinds = [slot_of(shape, dtype, last) for last in (channels_last, not channels_last)]
+    kinds = [slot_of(shape, dtype, layout) for layout in (channels_last, not channels_last)]
     return Launch(isa, "relayout", dtype, None, kinds)
 
 
@@ -135,4 +136,4 @@ def ready(to: Slot, a: Any) -> Any:
         raise ShapeError(f"c: an array of shape {to.shape} that backward reads has become one of {a.shape}")
     if isinstance(a, np.ndarray) and a.strides == to.strides and a.dtype == to.dtype and a.flags.aligned:
         return a
-    return a if isinstance(a, Uniforms) else dense(np.asarray(a, to.dtype), to.last)
+    return a if isinstance(a, Uniforms) else dense(np.asarray(a, to.dtype), to.channels_last)

@@ -1,12 +1,13 @@
-"""Memory that is used again: arrays are blocks of a pool, and return to it when nothing refers to them any more.
+"""A pool of memory for arrays. The memory of an array returns to the pool when nothing refers to the array any more.
 
-A block fresh from the operating system costs a page fault every 4 KiB, which for ops that only move memory is more than
-their work; and a training step asks for the same sizes again and again, in the same order. So the pool keeps its
-memory: an array is cut from the smallest block that is large enough, and joined with its free neighbours when it comes
-back. An array is its caller's own: nothing takes it over while something refers to it.
+Memory that is new from the operating system costs a page fault every 4 KiB. For an op that only moves memory, these
+page faults take longer than the op's own work. A training step asks for the same sizes again and again, in the same
+order, so the pool keeps its memory. For a new array it takes the smallest free block that is large enough and cuts it
+to size. A block that returns is joined with the free blocks on either side of it. While something refers to an array,
+the pool gives its memory to nobody else.
 
-Training holds 1.3 to 1.4 times its arrays' most in use at once: AlexNet 1.28, LeNet 1.30, NIN 1.40, VGG 1.41. (Before
-contexts went layer by layer: 1.03 to 1.35; a pool of pieces that are never cut, by size, held 1.36 to 1.77 then.)
+During training the pool holds 1.3 to 1.4 times the most bytes that arrays use at once: 1.28 for AlexNet, 1.30 for
+LeNet, 1.40 for NIN, 1.41 for VGG. docs/kernels/decisions.md has earlier designs of the pool.
 """
 
 from __future__ import annotations
@@ -21,45 +22,50 @@ from typing import NamedTuple
 
 import numpy as np
 
-SLACK = 1.5  # how much may be held, over the most that was in use at once, before memory goes back to the system
-SMALL = 4096  # bytes; smaller arrays are NumPy's own
-# Where arrays may begin. A load waits for an earlier store that has the same last 12 bits of its address, as if it read
-# what that one writes. So an array must not begin 16 to 256 bytes behind another one, but for whole pages: of a cache
-# line, relu takes 1.25 times as long (in cache, Zen 4). NumPy's own arrays, if large, begin 16 bytes behind a page.
+SLACK = 1.5  # the pool holds at most this many times the most bytes that were in use at once
+SMALL = 4096  # bytes; NumPy allocates smaller arrays
+# Every block begins at a multiple of ALIGN bytes. The reason: to see whether a load reads what an earlier store writes,
+# a processor compares only the last 12 bits of the two addresses. If they are equal, the load waits for the store. A
+# loop over two arrays meets such pairs when one array begins 16 to 256 bytes behind the other (modulo 4 KiB, a page).
+# At a distance of one cache line relu takes 1.25 times as long (arrays in cache, Zen 4). NumPy's own large arrays begin
+# 16 bytes behind a page.
 ALIGN = 1024
 
 
 class Block(np.ndarray):
-    """Bytes that an array refers to as its base. (A class of its own: where a view and what it is made from are of one
-    class, NumPy has the view refer to the base of the other instead. So would arrays, and no block would be in use.)"""
+    """Bytes of one segment. An array of the pool has its block as its base, which shows that the block is in use.
+
+    If Block were a plain ndarray, NumPy would make the segment the base of every array cut from it. The pool would then
+    see no reference to the block and hand it out twice. (NumPy skips a base that has the class of the view itself.)
+    """
 
     __slots__ = ()
 
 
 class Segment(NamedTuple):
-    """Memory from the operating system."""
+    """Memory from the operating system. The pool cuts blocks from it."""
 
     address: int
     size: int
-    memory: np.ndarray  # a Block, from there on
+    memory: np.ndarray  # a Block that begins at `address`
 
 
-class Pool:
-    """Blocks of memory, cut and joined within segments. Safe for threads."""
+class MemoryPool:
+    """Blocks of memory, cut and joined within segments. Several threads may use it at once."""
 
     def __init__(self) -> None:
-        self.returned: deque[weakref.ref[Block]] = deque()  # ties of blocks whose arrays are gone
-        # id of a tie -> the tie, address, size and segment of a block in use
+        self.returned: deque[weakref.ref[Block]] = deque()  # weak references to blocks whose arrays are gone
+        # blocks in use: id of the weak reference -> that reference, address, size and segment
         self._places: dict[int, tuple[weakref.ref[Block], int, int, Segment]] = {}
         self.lock = threading.Lock()
-        self._free: list[tuple[int, int, Segment]] = []  # (size, address, segment) of the blocks that wait, sorted
-        self._sizes: dict[int, int] = {}  # address -> size of the same blocks
-        self._ends: dict[int, int] = {}  # where they end -> address
+        self._free: list[tuple[int, int, Segment]] = []  # (size, address, segment) of the free blocks, sorted
+        self._sizes: dict[int, int] = {}  # free blocks: address -> size
+        self._ends: dict[int, int] = {}  # free blocks: address of their end -> address
         self._segments: dict[int, Segment] = {}  # by address
         self._used = 0
-        self.held = self.most = 0  # bytes: from the system, and the most that was ever in use
-        self.mark = 0  # the most that was in use since `watch`
-        self.fresh = 0  # how many segments were asked for
+        self.held = self.most = 0  # bytes that the segments have; the most bytes that were ever in use at once
+        self.mark = 0  # the most bytes in use at once since `watch`
+        self.fresh = 0  # how many segments were taken from the operating system
 
     @property
     def used(self) -> int:
@@ -68,13 +74,15 @@ class Pool:
         return self._used
 
     def watch(self) -> int:
-        """Begin `mark` anew; returns the bytes in use."""
+        """Set `mark` to the bytes in use, and return it."""
         self.mark = self.used
         return self.mark
 
     def block(self, size: int) -> Block | None:
-        """So many bytes, in whole multiples of ALIGN; None of none. Raises MemoryError. After Ctrl-C in the middle the
-        waiting blocks are lost, rather than one of them given twice."""
+        """A block of `size` bytes, rounded up to a multiple of ALIGN; None where size is 0. Raises MemoryError.
+
+        If Ctrl-C interrupts this function, the pool forgets all its free blocks. So it can never give one twice.
+        """
         size += -size % ALIGN
         with self.lock:
             try:
@@ -83,10 +91,10 @@ class Pool:
                     return None
                 address, segment = place or self._take(size)
                 block = Block((size,), np.uint8, segment.memory, address - segment.address)
-                # When the block dies, the deque's `append` is called. A `__del__` or any other function in Python would
-                # do, but Ctrl-C may arrive while it runs, and what is raised in there is lost.
-                tie = weakref.ref(block, self.returned.append)
-                self._places[id(tie)] = tie, address, size, segment
+                # When the block dies, Python calls the deque's `append`. This callback must not be Python code, as
+                # `__del__` is: Ctrl-C may arrive while it runs, and Python drops an exception that is raised there.
+                reference = weakref.ref(block, self.returned.append)
+                self._places[id(reference)] = reference, address, size, segment
                 self._used += size
                 if self._used > self.mark:
                     self.mark, self.most = self._used, max(self.most, self._used)
@@ -96,11 +104,11 @@ class Pool:
                 raise
 
     def _settle(self, size: int) -> tuple[int, Segment] | None:
-        """Take back what was returned, but for a block of just this size: that one is what is asked for."""
+        """Take back the blocks that were returned. If one of them has exactly `size` bytes, return it instead."""
         found = None
         while self.returned:
             known = self._places.pop(id(self.returned.popleft()), None)
-            if known is None:  # Ctrl-C came before it was written down
+            if known is None:  # Ctrl-C came before the block was entered
                 continue
             _, address, freed, segment = known
             self._used -= freed
@@ -113,7 +121,7 @@ class Pool:
         return found
 
     def _take(self, size: int) -> tuple[int, Segment]:
-        """A block for use."""
+        """Cut `size` bytes from the smallest free block that has them, or from a new segment."""
         at = bisect.bisect_left(self._free, (size,))
         if at == len(self._free):
             most = SLACK * max(self.most, self._used + size) - size
@@ -127,7 +135,7 @@ class Pool:
         return address, segment
 
     def _grow(self, size: int) -> tuple[int, Segment]:
-        owner = Block((size + ALIGN,), np.uint8)  # ALIGN more: aligned, and never the neighbour of another segment
+        owner = Block((size + ALIGN,), np.uint8)  # ALIGN bytes more: room to align it, and a gap to the next segment
         address = int(owner.__array_interface__["data"][0])
         start = -address % ALIGN
         segment = self._segments[address + start] = Segment(address + start, size, owner[start:])
@@ -136,7 +144,7 @@ class Pool:
         return segment.address, segment
 
     def _shrink(self, limit: float) -> None:
-        """Let segments go that are not in use, the largest first, until no more than `limit` is held."""
+        """Give unused segments back to the system, the largest first, until the pool holds at most `limit` bytes."""
         while self.held > limit:
             whole = next((address for size, address, segment in reversed(self._free) if size == segment.size), None)
             if whole is None:
@@ -145,7 +153,7 @@ class Pool:
             self.held -= self._remove(whole)
 
     def _add(self, address: int, size: int, segment: Segment) -> None:
-        """Let a block wait, as one with those that it touches."""
+        """Enter a free block, joined with the free blocks that it touches."""
         before, behind = self._ends.get(address), address + size
         if behind in self._sizes:
             size += self._remove(behind)
@@ -156,21 +164,21 @@ class Pool:
         bisect.insort(self._free, (size, address, segment))
 
     def _remove(self, address: int) -> int:
-        """A waiting block's size; it waits no more."""
+        """Remove a free block; returns its size."""
         size = self._sizes.pop(address)
         del self._ends[address + size]
         del self._free[bisect.bisect_left(self._free, (size, address))]
         return size
 
 
-POOL = Pool()
-if hasattr(os, "register_at_fork"):  # a child finds the pool as no thread is in the middle of changing it
+POOL = MemoryPool()
+if hasattr(os, "register_at_fork"):  # fork while no thread changes the pool: the child gets a copy that is whole
     os.register_at_fork(
         before=POOL.lock.acquire, after_in_parent=POOL.lock.release, after_in_child=POOL.lock.release
     )  # fmt: skip
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """np.empty, from the pool where that is worth it."""
+    """As np.empty; an array of SMALL bytes or more gets its memory from the pool."""
     size = math.prod(shape) * dtype.itemsize
     return np.ndarray(shape, dtype, POOL.block(size) if size >= SMALL else None)

@@ -57,8 +57,8 @@ class Work:
         self.arguments: list[Slot | None] = []
         for given, role in zip(plan.inputs, plan.roles, strict=True):
             shape = plan.spec.random if role.drawn else given
-            last = plan.channels_last and (role.maps or role.drawn)
-            self.arguments.append(None if shape is None else slot_of(shape, role.dtype or plan.dtype, last))
+            channels_last = plan.channels_last and (role.maps or role.drawn)
+            self.arguments.append(None if shape is None else slot_of(shape, role.dtype or plan.dtype, channels_last))
         kinds = plan.spec.results.values()
         self.results = [slot_of(shape, np.dtype(kind or plan.dtype), plan.channels_last) for shape, kind in kinds]
         self.runs: dict[Any, Run] = {}
@@ -90,7 +90,9 @@ class Work:
 
 def _targets(op: Any, out: Any, slots: list[Slot], arrays: Any) -> list[np.ndarray]:
     """Where a kernel writes its results: to `out` where it may."""
-    writable = [a if _may_write(op, a, arrays, slot.last) else None for a, slot in zip(out, slots, strict=False)]
+    writable = [
+        a if _may_write(op, a, arrays, slot.channels_last) else None for a, slot in zip(out, slots, strict=False)
+    ]
     given = [*writable, *(None,) * (len(slots) - len(writable))]
     return [slot.empty() if a is None else a for a, slot in zip(given, slots, strict=True)]
 

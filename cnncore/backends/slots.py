@@ -36,11 +36,11 @@ class Uniforms(NamedTuple):
 class Slot:
     """What a kernel takes or gives: a dense array of one shape, dtype and layout, wherever it lies."""
 
-    __slots__ = ("dtype", "extent", "last", "shape", "size", "strides")
+    __slots__ = ("channels_last", "dtype", "extent", "shape", "size", "strides")
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> None:
         channels_last = channels_last and len(shape) > 2
-        self.shape, self.dtype, self.last = shape, dtype, channels_last
+        self.shape, self.dtype, self.channels_last = shape, dtype, channels_last
         lengths = (*shape[:2], *(1,) * (MAX_AXES - len(shape)), *shape[2:])
         strides, step = [0] * MAX_AXES, 1
         for axis in reversed(_LAYOUT[channels_last]):

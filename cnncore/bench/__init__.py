@@ -119,6 +119,8 @@ def _has_formats(problem: Problem, arrays: Arrays) -> bool:
 
 def as_format(problem: Problem, arrays: Arrays, layout: str) -> Arrays:
     """The arrays with their maps in a memory format."""
-    last = layout == "channels_last"
+    channels_last = layout == "channels_last"
     roles = problem.op.roles(arrays)
-    return tuple(dense(a, last) if role.maps and a.ndim > 2 else a for a, role in zip(arrays, roles, strict=True))
+    return tuple(
+        dense(a, channels_last) if role.maps and a.ndim > 2 else a for a, role in zip(arrays, roles, strict=True)
+    )

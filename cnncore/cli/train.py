@@ -116,7 +116,7 @@ def train(prepared: Prepared, args: argparse.Namespace, run_dir: Path) -> dict[s
             "settings": settings(args, trainer, len(prepared.train[0])),
             "history": trainer.history,
             "confusion": confusion.tolist(),
-            "pictures": draw(run_dir, net, trainer.history, harder(net, args.shift)),
+            "pictures": save_pictures(run_dir, net, trainer.history, harder(net, args.shift)),
         }
     write_atomically(run_dir / "metrics.json", json.dumps(metrics, indent=2).encode())
     return metrics
@@ -157,7 +157,7 @@ def harder(net: Layer, shift: int) -> str:
     return f"training, with {with_}" if with_ else "training"
 
 
-def draw(run_dir: Path, net: Layer, history: list[dict[str, Any]], training: str) -> list[str]:
+def save_pictures(run_dir: Path, net: Layer, history: list[dict[str, Any]], training: str) -> list[str]:
     """Save the pictures of a run and return their names: none where matplotlib is missing."""
     if plots.missing() or not history:
         return []

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name: summary(group, {label: records(group, net) for label, net in group.nets.items()}, training.tests)
         for name, group in groups.items()
     }
-    return {"training": asdict(training), "groups": tables, "pictures": draw(args.run_dir, tables)}
+    return {"training": asdict(training), "groups": tables, "pictures": save_pictures(args.run_dir, tables)}
 
 
 # --- what a training tells, in percent --------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def judged(claim: Claim, records: Mapping[str, Sequence[Record]], tests: int) ->
 COLUMNS = ["network", "test error", "training error", "seconds", "epochs to 98 %"]
 
 
-def draw(run_dir: Path, tables: Mapping[str, dict[str, Any]]) -> list[str]:
+def save_pictures(run_dir: Path, tables: Mapping[str, dict[str, Any]]) -> list[str]:
     """Save a picture of every group, and return their names: none where matplotlib is missing."""
     if plots.missing():
         return []

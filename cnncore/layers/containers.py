@@ -9,7 +9,7 @@ from .. import ops
 from ..errors import CnncoreError
 from .base import Layer
 from .contexts import Chain, Context, Join
-from .fuse import Step, fused
+from .fuse import Part, fused
 
 
 class Sequential(Layer):
@@ -19,23 +19,23 @@ class Sequential(Layer):
         self.layers = _layers("Sequential", layers)
 
     def apply(self, x: Any) -> tuple[Any, Context]:
-        parts = []
-        for name, layer, apply in fused(self.steps()):
+        contexts = []
+        for name, layer, apply in fused(self.parts()):
             try:
                 x, context = apply(x)
             except CnncoreError as error:
                 error.add_note(f"in layer {name}, {layer!r}")
                 raise
-            parts.append(context)
-        return x, Chain(*parts)
+            contexts.append(context)
+        return x, Chain(*contexts)
 
-    def steps(self, prefix: str = "") -> Iterator[Step]:
+    def parts(self, prefix: str = "") -> Iterator[Part]:
         """All layers in their order, those of a Sequential in their midst one by one."""
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Sequential) and type(layer).apply is Sequential.apply:
-                yield from layer.steps(f"{prefix}{i}.")
+                yield from layer.parts(f"{prefix}{i}.")
             else:
-                yield Step(f"{prefix}{i}", layer, layer.apply)
+                yield Part(f"{prefix}{i}", layer, layer.apply)
 
     def children(self) -> dict[str, Layer]:
         return {str(i): layer for i, layer in enumerate(self.layers)}

@@ -3,7 +3,7 @@
     Chain(first, second, ...)      layers run one after the other
     Join(paths, call)              parallel paths from one x, and the op that joined their outputs
 
-A layer made of others composes their contexts with these two, and knows nothing else of backward:
+A layer made of others composes their contexts with these two classes. It needs no other code for its backward:
 
     def apply(self, x):                                   # x + relu(conv(x))
         h, first = self.conv.apply(x)
@@ -11,8 +11,9 @@ A layer made of others composes their contexts with these two, and knows nothing
         y, call = cc.ops.add(x, h)
         return y, Join([Chain(), Chain(first, second)], call)
 
-A gradient travels with a note of whether the frame owns it. Only the frame's own may be overwritten: an op's gradient
-is a new array, and nobody else has seen it. What a user's context is given, or gives, it may keep.
+Every gradient on its way back carries a note of who owns it. cnncore owns the new arrays that its ops return: nobody
+else has seen them, so the next op may overwrite them. What a user's context receives as dy, or returns, cnncore never
+overwrites; the user may keep it.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from .parameter import Parameter
 
 
 class Gradient(NamedTuple):
-    """An array, and whether it is the frame's own: read by nobody else, so that it may be overwritten."""
+    """A gradient on its way back."""
 
     array: Any
-    own: bool
+    own: bool  # whether cnncore owns the array: nobody else reads it, so it may be overwritten
 
 
 class Wants(NamedTuple):
-    """What a backward is to do: compute the gradients to the inputs; let every part go behind its turn."""
+    """What is asked of a backward."""
 
-    dx: bool
-    last: bool
+    dx: bool  # compute the gradients to the inputs
+    last: bool  # drop every part, and the arrays that it kept, as soon as its backward is done
 
 
 Gradients = tuple[Gradient | None, ...]
@@ -50,29 +51,29 @@ class Context:
     learns: bool  # whether there are parameter gradients to compute
 
     def backward(self, *dys: Any, dx: bool = True, last: bool = False) -> Any:
-        """Add the gradients of sum(dy * y) to the parameters; return that to x, or None where `dx` is False.
+        """Add the gradients of sum(dy * y) to the parameters. Return the gradient to x, or None where `dx` is False.
 
-        There is one dy per output of the layer, with its shape and dtype, and None for an output whose dy is 0. It may
-        be left out where y is a scalar. Of a layer with several inputs a tuple comes back. The `last` backward of a
-        context that holds others lets each of them go behind its turn, with the arrays that it kept; the context is
-        used up.
+        There is one dy for each output of the layer, with its shape and dtype; None stands for a dy of zeros. If y is a
+        scalar, dy may be left out. A layer with several inputs gets a tuple of gradients back.
+        last: this is the last backward of the context. A context that holds others then drops each of them, and the
+        arrays that it kept, as soon as its backward is done. Afterwards the context is used up.
         """
         given = tuple(None if dy is None else Gradient(dy, own=False) for dy in dys or (None,))
         found = tuple(g and g.array for g in self.pull(given, Wants(dx, last)))
         return found[0] if len(found) == 1 else found
 
     def pull(self, dys: Gradients, wants: Wants) -> Gradients:
-        """`backward` as containers call it: a gradient, or None, for each of the layer's inputs."""
+        """`backward` as containers call it. Returns a gradient, or None, for each input of the layer."""
         raise NotImplementedError(f"{type(self).__name__} defines no pull")
 
 
 class OpContext(Context):
-    """A layer that is one op: its inputs are the op's first argument, or those named."""
+    """The context of a layer that is one op. Its input is the op's first argument, unless `inputs` names others."""
 
     def __init__(
         self, call: OpCall, read: dict[str, Parameter] | None = None, learns: bool = True, inputs: Iterable[str] = ()
     ) -> None:
-        """read: the parameters, by the names of the op's arguments. learns: whether they are to have gradients."""
+        """read: the parameters, by the names of the op's arguments. learns: whether these parameters get gradients."""
         self.call, self.inputs = call, tuple(inputs) or call.names[:1]
         self.learnt = dict(read) if read and learns else {}
         self.read = [(name, p, p.value, w := watch(p.value), w.count) for name, p in (read or {}).items()]
@@ -117,13 +118,13 @@ class ViewContext(Context):
 
 
 class OwnContext(Context):
-    """A context of a user's own, whose `backward` takes the dys alone.
+    """Wraps a context that a user wrote, whose `backward` takes the dys alone.
 
-    It returns dx; or a tuple: dx, and the gradient of every parameter in `parameters`, which is added to it.
+    That backward returns dx, or dx and a gradient for each of `parameters`, which is added to its `grad`.
     """
 
     def __init__(self, who: str, context: Any, parameters: dict[str, Parameter], learns: bool) -> None:
-        """parameters: of the layer itself, in the order in which it was given them."""
+        """parameters: the layer's own, in the order in which they were set as attributes."""
         self.who, self.context, self.parameters, self.learns = who, context, parameters, learns
 
     def __repr__(self) -> str:
@@ -138,7 +139,7 @@ class OwnContext(Context):
         return (Gradient(found, own=False) if wants.dx and found is not None else None,)
 
     def _accumulate(self, gradients: list[Any]) -> None:
-        while len(gradients) > len(self.parameters) and gradients[-1] is None:  # an op's arguments that were left out
+        while len(gradients) > len(self.parameters) and gradients[-1] is None:  # of arguments left out
             gradients.pop()
         if len(gradients) != len(self.parameters):
             raise CnncoreError(
@@ -169,7 +170,8 @@ class Composed(Context):
         return f"{type(self).__name__}({held})"
 
     def take(self, last: bool) -> list[Context]:
-        """The parts, for one backward; for the `last` one nothing else holds them then."""
+        """The parts, for one backward. For the `last` backward this context drops them: the returned list alone holds
+        them."""
         if self.parts is None:
             raise CnncoreError("backward: this context is used up: backward(last=True) was called on it before")
         parts = list(self.parts)
@@ -179,17 +181,17 @@ class Composed(Context):
 
 
 class Chain(Composed):
-    """The contexts of layers run one after the other; an empty chain is the identity."""
+    """The contexts of layers that ran one after the other. An empty chain is the identity."""
 
     def __init__(self, *parts: Context) -> None:
         super().__init__(parts)
 
     def pull(self, dys: Gradients, wants: Wants) -> Gradients:
         parts = self.take(wants.last)
-        # Without dx there is nothing to do in front of the first layer that learns, and that one needs no dx either.
+        # If dx is not wanted, backward ends at the first part that learns, and that part computes no dx either.
         first = 0 if wants.dx else next((i for i, part in enumerate(parts) if part.learns), len(parts))
         while len(parts) > first:
-            part = parts.pop()  # so that it can go, and what it kept
+            part = parts.pop()  # so that its memory is free after its backward
             dys = part.pull(dys, Wants(wants.dx or len(parts) > first, wants.last))
         return dys if wants.dx else (None,)
 
@@ -197,8 +199,8 @@ class Chain(Composed):
 class Join(Composed):
     """The contexts of parallel paths, and of the op that joined their outputs.
 
-    merge: the op that makes dx of the paths' gradients: their sum where every path read all of x, ops.concat where each
-        read a share of its maps.
+    merge: the op that computes dx from the gradients of the paths. It is ops.add if every path read all of x, and
+        ops.concat if each path read a share of the maps of x.
     """
 
     def __init__(self, paths: Iterable[Context], call: OpCall, merge: Callable[..., Any] = ops.add) -> None:

@@ -1,12 +1,13 @@
-"""What a Sequential runs for its layers, where one op for two gives the same in less time.
+"""What a Sequential runs for its layers: one op for two layers where that gives the same numbers in less time.
 
-    ReLU, MaxPool   as   `ops.relu_max_pool`    Nothing is left of ReLU in backward: where it stops dy, no element won.
-    Conv, ReLU      as   `ops.conv_relu`        The sums are rectified before they go to memory.
+    ReLU, MaxPool   as   `ops.relu_max_pool`    Backward has no work for ReLU: a window that becomes 0 has no winner.
+    Conv, ReLU      as   `ops.conv_relu`        The kernel rectifies the sums before it stores them.
 
-The first is tried first, so that Conv, ReLU, MaxPool is Conv, relu_max_pool: the backward of conv_relu would pass over
-the large map. Every number stays what it was, forward and backward.
+The first rewrite is tried first, so Conv, ReLU, MaxPool run as conv, relu_max_pool. (After conv_relu, backward would
+read and write the large map once more for ReLU.) All numbers stay the same, forward and backward.
 
-Layers know nothing of it: what they show, their parameters, state and modes are their own. Subclasses run as they are.
+A layer does not know that another op runs for it: its repr, parameters, state and modes stay its own. A subclass of
+these layers is never replaced.
 """
 
 from __future__ import annotations
@@ -29,28 +30,28 @@ RELU_POOLS = {
 }
 
 
-class Step(NamedTuple):
-    """A layer of a network, its dotted name, and what is run for it."""
+class Part(NamedTuple):
+    """A layer of a Sequential, its dotted name, and the function that runs for it."""
 
     name: str
     layer: Layer
     apply: Callable[[Any], tuple[Any, Context]]
 
 
-def fused(steps: Iterable[Step]) -> list[Step]:
-    """The steps that compute what `steps` do."""
-    pooled: list[Step] = []
-    for step in steps:
-        before, layer = pooled[-1].layer if pooled else None, step.layer
+def fused(parts: Iterable[Part]) -> list[Part]:
+    """The parts that compute what `parts` do."""
+    pooled: list[Part] = []
+    for part in parts:
+        before, layer = pooled[-1].layer if pooled else None, part.layer
         if type(before) is ReLU and isinstance(layer, Pool) and type(layer) in RELU_POOLS:
-            pooled[-1] = step._replace(apply=functools.partial(layer.apply_as, RELU_POOLS[type(layer)]))
+            pooled[-1] = part._replace(apply=functools.partial(layer.apply_as, RELU_POOLS[type(layer)]))
         else:
-            pooled.append(step)
-    made: list[Step] = []
-    for step in pooled:
+            pooled.append(part)
+    made: list[Part] = []
+    for part in pooled:
         before = made[-1].layer if made else None
-        if isinstance(before, Conv) and type(before) in CONVS and type(step.layer) is ReLU:
+        if isinstance(before, Conv) and type(before) in CONVS and type(part.layer) is ReLU:
             made[-1] = made[-1]._replace(apply=functools.partial(before.apply_as, ops.conv_relu))
         else:
-            made.append(step)
+            made.append(part)
     return made

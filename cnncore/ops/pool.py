@@ -1,12 +1,12 @@
-"""Pooling: a table of variants of one window walk (pool_walk.py). Kernels: csrc/pool.c, pool_power.c,
+"""Pooling: a table of variants of one window walk (pool_walk.py). Kernels: csrc/pool.c, pool_power.c, pool_draw.c,
 pool_cuda.py, pool_power_cuda.py.
 
-A variant is two functions over all windows at once, and a docstring:
+A variant is two functions and a docstring. Each function works on all windows of a call at once (`Windows`):
 
-    reduce(v, p)               -> (y, *extras)   y and the extras are (N, C, *O); reduce(v, p, u) where it draws
+    reduce(v, p)               -> (y, *extras)   y and the extras are (N, C, *O); a variant that draws takes (v, p, u)
     gradient(v, p, dy, *saved) -> dvalues        (N, C, *O, T): the gradient to every element of every window
 
-To add one, write the two functions and one `variant(...)` entry; docs/pooling-variant.md adds one from end to end.
+To add a variant, write the two functions and one `variant(...)` entry. docs/pooling-variant.md shows a whole example.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from .sums import total
 
 
 def _at(v: Windows, winner: np.ndarray) -> np.ndarray:
-    """Which element of its window each is: the winner's number."""
+    """(N, C, *O, T): True at the winner of every window, given the winner's number in its window."""
     return np.arange(v.real.shape[-1]) == winner[..., None]
 
 
 def max_reduce(v: Windows, p: Any) -> Arrays:
-    # np.argmax takes the first NaN for the largest, and the first of equals; a real -inf must beat the padding.
+    # np.argmax chooses the first NaN, or else the first of the largest elements. `fill` is -inf, so it may choose
+    # padding in a window whose real elements are all -inf: there the winner is the first real element.
     first_real = np.argmax(v.real, axis=-1)
     winner = np.argmax(v.values, axis=-1)
     winner = np.where(np.take_along_axis(np.broadcast_to(v.real, v.values.shape), winner[..., None], -1)[..., 0],
@@ -113,12 +114,14 @@ avg_pool, global_avg_pool = variant(
 )
 
 
-# --- pools of powers. With m the largest magnitude of a window, powers are taken of |x| / m, in [0, 1] with a 1 among
-# them: nothing overflows, and what vanishes is nothing beside the 1. Where m is 0, infinite or NaN, y is m.
+# --- pools of powers. Let m be the largest |x| of a window. Powers are taken of |x| / m, which lies in [0, 1] and is 1
+# at the largest element. So no power overflows, and a power that underflows to 0 is negligible beside the 1. Where m
+# is 0, infinite or NaN, y is m.
 
 
 def _scaled(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """m; a / m where m is a positive number, else 0; and whether it is. a >= 0."""
+    """Three arrays, for a >= 0: the maximum m of every window; a / m; and whether m is positive and finite. Where m is
+    not, 0 stands for a / m."""
     m = a.max(axis=-1)
     number = (m > 0) & (m < math.inf)
     safe = np.where(number, m, 1).astype(a.dtype)
@@ -126,17 +129,17 @@ def _scaled(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _unscaled(m: np.ndarray, number: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """m times share where m is a positive number, else m."""
+    """m * share where m is positive and finite (`number`), else m."""
     return np.where(number, np.where(number, m, 0) * share, m).astype(m.dtype)
 
 
 def _first(a: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """The number of the first largest real element of every window (of the first NaN, where there is one)."""
+    """For every window the number of its first NaN, or else of the first of its largest real elements."""
     return np.argmax(np.where(real, a, -1), axis=-1)
 
 
 def _ratio(a: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """a / y, and 0 where y is."""
+    """a / y, and 0 where y is 0."""
     return a / np.where(y == 0, math.inf, y).astype(a.dtype)[..., None]
 
 
@@ -185,9 +188,11 @@ lp_pool, global_lp_pool = variant(
 
 
 def envelope(window: geometry.Window, sigma: float) -> list[np.ndarray]:
-    """Per axis (O, kernel): the Gaussian over the real taps of every output, of sum 1; the window's is their product.
+    """For every axis an array (O, kernel): Gaussian weights over the real taps of every output, which sum to 1. The
+    weight of an element of the window is the product of its weights along all axes.
 
-    Exponents are taken from the real tap that is nearest to the centre, so that the weights never all vanish."""
+    The exponent at the real tap nearest to the centre is subtracted from all exponents. So the weights cannot all
+    underflow to 0."""
     weights = []
     for a, kernel in enumerate(window.kernel):
         start = np.arange(window.out[a]) * window.stride[a] - window.begin[a]
@@ -201,7 +206,7 @@ def envelope(window: geometry.Window, sigma: float) -> list[np.ndarray]:
 
 
 def _envelope(v: Windows, p: Any, dtype: Any) -> np.ndarray:
-    """(*O, T)"""
+    """The weights of all elements, (*O, T)."""
     whole, rank = np.ones(()), len(p.window.out)
     for a, g in enumerate(envelope(p.window, p.sigma)):
         shape = [1] * (2 * rank)
@@ -251,11 +256,11 @@ def stochastic_reduce(v: Windows, p: Any, u: np.ndarray) -> Arrays:
     a = _positive(v)
     _, r, number = _scaled(a.astype(np.float64))
     weights = r * r if p.power == 2 else r**p.power
-    running = np.cumsum(weights, axis=-1)  # one after the other, as every backend does
+    running = np.cumsum(weights, axis=-1)  # added one after the other, in the order of every other backend
     passed = running > (u.astype(np.float64) * running[..., -1])[..., None]
     last = r.shape[-1] - 1 - np.argmax(weights[..., ::-1] > 0, axis=-1)
     winner = np.where(passed.any(axis=-1), np.argmax(passed, axis=-1), last)
-    first = _first(a, v.real)  # where there is nothing to draw from: inf, NaN, or 0
+    first = _first(a, v.real)  # the winner where the largest element is inf or NaN
     winner = np.where(number, winner, np.where(a.max(axis=-1) == 0, -1, first))
     y = np.take_along_axis(a, np.maximum(winner, 0)[..., None], axis=-1)[..., 0]
     return np.where(winner < 0, 0, y).astype(a.dtype), winner.astype(np.int32)

@@ -1,6 +1,7 @@
-"""The window walk that all pooling ops share: it gathers the windows, hides padding from the variant, scatters the
-gradients back to x, and registers the op with the full geometry, beside its global form. The table: pool.py. In C:
-csrc/pool_walk.h.
+"""The window walk: what all pooling ops share. It gathers the windows of x, hides padding from the variant, and adds
+the gradients of the windows up to dx. `variant` makes two ops of a variant: one with kernel, stride, padding and
+dilation, and its global form, whose only window is the whole map. The variants stand in pool.py; csrc/pool_walk.h
+is the walk in C.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from .spec import Arrays, Case, Spec
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of one call. T = elements of a window, in row-major order."""
+    """All windows of one call. A window has T elements, in row-major order.
 
-    values: np.ndarray  # (N, C, *O, T), `fill` where not real; empty in a backward that does not save x
-    real: np.ndarray  # (*O, T) bool: an element of x
-    padding: np.ndarray  # (*O, T) bool: zero padding (what ceil_mode lets hang over is neither)
+    An element is real (it belongs to x), or zero padding, or neither: with `ceil_mode` the last window may reach beyond
+    the padding.
+    """
+
+    values: np.ndarray  # (N, C, *O, T): elements of x, and `fill` where none is real; empty if backward does not save x
+    real: np.ndarray  # (*O, T) bool
+    padding: np.ndarray  # (*O, T) bool
 
     @property
     def n(self) -> np.ndarray:
-        """Real elements per window, (*O)."""
+        """How many elements of each window are real, (*O)."""
         return self.real.sum(axis=-1)
 
 
@@ -52,12 +57,12 @@ def _windows(window: geometry.Window, x: np.ndarray | None, fill: float) -> Wind
 
 @dataclass(frozen=True)
 class Number:
-    """A numeric attribute: its default, its range (ends included), and the values that problems are drawn with."""
+    """A numeric attribute of a variant."""
 
     default: float
-    least: float
-    drawn: tuple[float, ...]
-    most: float = sys.float_info.max
+    least: float  # the smallest value that is allowed
+    drawn: tuple[float, ...]  # the values that the op's domain chooses from
+    most: float = sys.float_info.max  # the largest value that is allowed
 
     def check(self, op: str, name: str, value: Any) -> float:
         number = scalars.number(value)
@@ -92,15 +97,16 @@ def variant(
     saved: tuple[str, ...] = (),
     local: tuple[str, ...] = (),
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Register a pooling op and its global form, `global_<name>`, whose kernel is the whole of S. Returns both.
+    """Register a pooling op and its global form, `global_<name>`, whose window is the whole map. Returns both.
 
-    attrs: the variant's own keyword attributes, a bool (the default) or a Number, read as `p.<attribute>`.
-    fill: what `reduce` sees where a window has no real element.
-    draws: the op takes uniforms u of y's shape behind x.
-    extras: name -> dtype of further (N, C, *O) results, kept for `gradient`; empty ones where `unused(p)`.
-    saved: what `gradient` reads: "x" (then `v.values` is there again), "y", or extras. An op that saves x is taken to
-        have a kink where x changes its sign.
-    local: the attributes that the global form has not.
+    attrs: the variant's own keyword attributes. A bool is an attribute's default; a Number says more. `reduce` and
+        `gradient` read an attribute as `p.<attribute>`.
+    fill: the value that `reduce` sees at elements of a window that are not real.
+    draws: whether the op takes uniforms u, of y's shape, as its second argument.
+    extras: name -> dtype of further results (N, C, *O), which are kept for `gradient`. Where `unused(p)` is true these
+        results are empty arrays.
+    saved: what `gradient` reads: "x", "y", or names of extras. If "x" is saved, `v.values` is filled in backward too.
+    local: the attributes that the global form lacks.
     """
     own, kept = attrs or {}, extras or {}
     every = {a: kind for a, kind in own.items() if a not in local}
@@ -155,8 +161,8 @@ def variant(
 def _document(
     rule: Any, reduce: Callable[..., Arrays], arrays: dict[str, Role], own: dict[str, bool | Number], doc: str
 ) -> None:
-    """Give a rule its docstring, the variant's module, and its true signature: the arrays, its geometry, the variant's
-    own attributes."""
+    """Give a rule its docstring, the variant's module, and the signature that users see: arrays, geometry, and the
+    variant's own attributes."""
     rule.__doc__, rule.__module__ = doc, reduce.__module__
     signature = inspect.signature(rule)
     first = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arrays]
