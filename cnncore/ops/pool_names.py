@@ -1,4 +1,4 @@
-"""What pooling is called: one table of names, derived from the registry, for `pool=`, HeteroPool, the lab and the pages.
+"""What pooling is called: one table of names, read from the registry, for `pool=`, HeteroPool, the lab and the pages.
 
     POOLS["lp"]                 the pooling op lp_pool, as a Variant
     named("lenet", "lp4")       that op, and the attributes that the name stands for: {"p": 4.0, "normalize": True}
@@ -20,7 +20,7 @@ NUMBERED = re.compile(r"(.*?)(\d+(?:\.\d+)?|inf)")
 
 
 class _Pools(Mapping[str, Variant]):
-    """Read-only view of the registry: the local pooling ops that may be layers, by name, in the order of registration."""
+    """Read-only view of the registry: the pooling ops that have layers, by name, in the order of registration."""
 
     def _made(self) -> dict[str, Variant]:
         made = [getattr(op.rule, "variant", None) for op in registry.values()]
@@ -46,9 +46,9 @@ class Named(NamedTuple):
     attrs: dict[str, Any]
 
 
-def numbered(variant: Variant) -> str | None:
-    """The attribute that a number behind the name gives: the op's first numeric one."""
-    return next((name for name, kind in variant.attrs.items() if isinstance(kind, Number)), None)
+def numbered(variant: Variant) -> dict[str, float]:
+    """The attribute that a number behind the name gives, the op's first numeric one, and its default; or nothing."""
+    return next(({name: kind.default} for name, kind in variant.attrs.items() if isinstance(kind, Number)), {})
 
 
 def named(who: str, name: str) -> Named:
@@ -58,14 +58,15 @@ def named(who: str, name: str) -> Named:
     first numeric attribute. Raises CnncoreError, in the name of `who`, where no pool is called so.
     """
     pools = dict(POOLS)
-    if isinstance(name, str):
-        if name in pools:
-            return Named(pools[name], dict(pools[name].shown.named))
-        found = NUMBERED.fullmatch(name)
-        variant = pools.get(found[1]) if found else None
-        if found and variant and (attribute := numbered(variant)):
-            return Named(variant, {attribute: float(found[2]), **variant.shown.named})
-    takes = ", ".join(known for known, variant in pools.items() if numbered(variant))
-    raise CnncoreError(
-        f"{who}: pool must be one of {', '.join(pools)}; {takes} may have a number behind them (lp4); got {name!r}"
-    )
+    base, number = name if isinstance(name, str) else "", None
+    if base not in pools and (found := NUMBERED.fullmatch(base)):
+        base, number = found.groups()
+    attrs = numbered(pools[base]) if base in pools else {}
+    if base not in pools or (number and not attrs):
+        takes = ", ".join(known for known, variant in pools.items() if numbered(variant))
+        raise CnncoreError(
+            f"{who}: pool must be one of {', '.join(pools)}; {takes} may have a number behind them (lp4); got {name!r}"
+        )
+    if number:
+        attrs = dict.fromkeys(attrs, float(number))
+    return Named(pools[base], {**attrs, **pools[base].shown.named})
