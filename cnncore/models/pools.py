@@ -17,7 +17,8 @@ def pooling(network: str, pool: Pools, stages: int, seed: int) -> Iterator[Maker
     `next(pools)()` for one over all of S.
 
     pool: a name for all stages, or a list of one for each. A name is one that `ops.pool_names.named` knows ("max",
-        "lp4", "stochastic"), or several joined by + ("max+avg"): equal shares of the maps for each, as HeteroPool2d does.
+        "lp4", "stochastic"), or several joined by + ("max+avg"): equal shares of the maps for each, as HeteroPool2d
+        does.
     seed: the network's. Those that draw get seeds of their own from it, so that the first weights of a network do not
         depend on its pooling.
     Raises CnncoreError, naming the network, for another number of names or, from the maker, an unknown one.

@@ -109,8 +109,8 @@ avg_pool, global_avg_pool = variant(
 
     y = (sum over R of x) / n, n the number of real elements in R.   Gradient: dy / n to each.
 
-    Edges: with `count_include_pad` zero padding counts in n; what `ceil_mode` lets a window hang over never does. NaN
-    and Inf propagate.
+    Edges: with `count_include_pad` zero padding counts in n (unlike in PyTorch not by default); what `ceil_mode` lets a
+    window hang over never does. NaN and Inf propagate.
     Source: the paper's 2.2.""",
 )
 
