@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import cnncore as cc
 from cnncore.ops.op import Op
+from cnncore.ops.pool_names import POOLS, numbered
 
 FOLDER = Path(__file__).parent / "ops"
 PARTS = ("Shapes", "Gradient", "Edges", "Raises", "Source")
@@ -77,6 +78,15 @@ def section(op: Op) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
+def pool_names() -> str:
+    """The table of what `pool=` takes."""
+    rows = []
+    for name, variant in POOLS.items():
+        numbers = [f"{attribute}, {default:g} where there is none" for attribute, default in numbered(variant).items()]
+        rows.append(f"| `{name}` | `{variant.name}` | `{variant.shown.layer}` | {''.join(numbers)} |")
+    return "\n".join(["| name | op | layer | a number behind the name |", "| --- | --- | --- | --- |", *rows])
+
+
 def pages() -> dict[str, str]:
     """File name -> text of everything that belongs in docs/ops."""
     families: dict[str, list[Op]] = {}
@@ -87,7 +97,8 @@ def pages() -> dict[str, str]:
         title = (inspect.getdoc(sys.modules[ops[0].rule.__module__]) or page).split(":")[0]
         written[f"{page}.md"] = "\n\n".join([f"# {title}", NOTE, *map(section, ops)]) + "\n"
         rows += [f"| [{op.name}]({page}.md#{op.name}) | {take_apart(op).summary} |" for op in ops]
-    written["README.md"] = "\n\n".join(["# Every op", NOTE, READING, "\n".join([HEAD, *rows])]) + "\n"
+    index = ["# Every op", NOTE, READING, "\n".join([HEAD, *rows]), POOL_NAMES, pool_names()]
+    written["README.md"] = "\n\n".join(index) + "\n"
     return written
 
 
@@ -97,6 +108,12 @@ Called as `y, ctx = cc.ops.NAME(...)`; `ctx.backward(dy)` gives a gradient per a
 are given by name; every op also takes `backend` ("numpy", "c", "cuda") and `out`. x is (N, C, \\*S):
 images, maps, and 1 to 3 spatial axes. Where a source is "the paper", it is the one that [paper.md](../paper.md)
 summarises."""
+POOL_NAMES = """\
+## Names of pools
+
+What `pool=` of a network, `layers.named_pool` and `HeteroPool` take, with a number behind it or without: `"max"`,
+`"lp4"`. Each has the layers `MaxPool1d` to `MaxPool3d` and, over all of S, `GlobalMaxPool1d` to `GlobalMaxPool3d`.
+Several joined by `+` are for `pool=` alone: each pools its share of the maps."""
 HEAD = "| op | what it computes |\n| --- | --- |"
 
 

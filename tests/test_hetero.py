@@ -6,7 +6,8 @@ from strategies import channels_last
 
 import cnncore as cc
 from cnncore import layers as ly
-from cnncore.layers.hetero import POOLS, named_pool
+from cnncore.layers import named_pool
+from cnncore.ops.pool_names import POOLS
 
 RNG = np.random.default_rng(0)
 

@@ -258,7 +258,7 @@ NETWORKS = {
     "power": (lambda: network("lp4"), "LPPool2d(kernel_size=2, stride=2, p=4.0, normalize=True) now"),
     "dropout": (lambda: network(dropout=0), "network layer 4: Dropout(p=0.2) in the checkpoint, Dropout(p=0.0) now"),
     "size": (lambda: network(units=9), "weight float32 (8, 36)"),
-    "algorithm": (lambda: network(algorithm="direct"), "algorithm=direct"),
+    "algorithm": (lambda: network(algorithm="direct"), "algorithm='direct'"),
     "frozen": (lambda: frozen(network()), "(4, 1, 3, 3), bias float32 (4,), frozen now"),
     "evaluates": (lambda: still(network()), "Dropout(p=0.2) in the checkpoint, Dropout(p=0.2), evaluates now"),
     "order": (lambda: reordered(network()), "network layer 1: ReLU() in the checkpoint, MaxPool2d("),

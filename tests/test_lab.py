@@ -19,7 +19,7 @@ from cnncore.cli import main
 from cnncore.cli.common import chosen_backend
 from cnncore.lab import pooling, statistics, trials
 from cnncore.lab.pooling_claims import GROUPS, Claim, Group
-from cnncore.lab.pooling_nets import REGIMES, Scaled, build
+from cnncore.lab.pooling_nets import Scaled, build, regime
 from cnncore.lab.statistics import Estimate, estimate, verdict
 from cnncore.lab.trials import Training, Trial
 
@@ -102,7 +102,7 @@ def timeless(record: dict) -> dict:
 
 
 def test_results_do_not_depend_on_the_workers(tmp_path: Path) -> None:
-    stochastic, dropout = GROUPS["regimes"].nets["stochastic"], GROUPS["dropout"].nets["lp 4, dropout"]
+    stochastic, dropout = GROUPS["regimes"].nets["stochastic"], GROUPS["dropout"].nets["lp4, dropout"]
     pairs = ((stochastic, 0), (stochastic, 1), (dropout, 0))
     chosen = [Trial(tuple(net.items()), seed, TINY, chosen_backend()) for net, seed in pairs]
     one = trials.run(build, chosen, tmp_path / "one", workers=1, quiet=True)
@@ -305,7 +305,7 @@ def test_7_layers_are_7_and_units_have_as_many_weights() -> None:
 
 def test_scaled_entropy_is_max_squared_over_sum() -> None:
     x = np.random.default_rng(0).random((1, 1, 3, 3)) + 0.1
-    layer = REGIMES["entropy"](0)
+    layer = regime("entropy", 0)
     assert isinstance(layer, Scaled)
     np.testing.assert_allclose(layer.apply(x)[0], [[[[x.max() ** 2 / x.sum()]]]], rtol=1e-6)
     assert cc.gradcheck(layer, (x,)).ok

@@ -53,7 +53,7 @@ def test_linear_maps_give_the_least_squares_solution() -> None:
 
 def test_images_of_a_batch_are_recovered_each_on_its_own() -> None:
     x = digits(3)
-    maps_of = lab.measurements(filters(8), x, seed=0)["lp 2"]
+    maps_of = lab.measurements(filters(8), x, seed=0)["lp2"]
     start = uniform((0, 1), x.shape) / 2
     together, _ = recover(maps_of, x, start, steps=5)
     alone = np.concatenate([recover(maps_of, x[i : i + 1], start[i : i + 1], steps=5)[0] for i in range(3)])

@@ -284,7 +284,7 @@ def test_a_new_variant_is_one_entry(top_two, capsys):
     assert top_two[0](x, kernel=2)[0].tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
     assert top_two[1](x)[0].item() == 14.5
     layer = cc.layers.named_pool("a test", "top_two", 2, 2)
-    assert repr(layer) == "TopTwoPool2d(kernel_size=2, stride=2)"
+    assert repr(layer) == "TopTwoPool2d(kernel_size=2, stride=2)" and type(layer) is cc.layers.TopTwoPool2d
     assert cc.Sequential(layer).forward(x).tolist() == [[[[4.5, 6.5], [12.5, 14.5]]]]
     net = cc.models.any_size(pool="top_two", global_pool="top_two")
     assert cc.gradcheck(net, (RNG(0).random((1, 1, 16, 16)),)).ok

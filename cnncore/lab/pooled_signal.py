@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ..errors import CnncoreError
 from ..layers import Layer, Sequential
 from ..layers.init import draw
 from ..ops.geometry import integer
+from ..ops.pool_names import named
 from ..progress import Progress
 from ..tables import print_table
 from . import pooled_signal_plots as pictures
@@ -40,7 +41,7 @@ DIGITS = 200  # that the figures of `kept` are the means of
 DRAWS = 3  # of stochastic pooling in its picture
 FILTER, WINDOW = 5, 2  # of the recovery
 CLOSE = 0.01  # the relative error below which images, and maps, are the same
-STOCHASTIC, KNOWN = "stochastic", "stochastic, winners known"
+SUBSAMPLED, STOCHASTIC, KNOWN = "subsampled", "stochastic", "stochastic, winners known"
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,21 @@ class Size:
 FULL = Size((0.5, 1, 2, 4, 8, 16), images=3, steps=300)
 QUICK = Size((0.5, 2, 8), images=2, steps=200)
 
-# The layer, from a window and the uniforms to draw with. The stride is the window, so all keep as many values; the
-# windows of Gaussian lp pooling overlap (section 2.4): they are twice as wide.
-REGIMES: dict[str, Callable[[int, np.ndarray], Layer]] = {
-    "subsampled": lambda window, u: Fixed(ops.max_pool, kernel=1, stride=window),
-    "avg": lambda window, u: Fixed(ops.avg_pool, kernel=window),
-    "lp 2": lambda window, u: Fixed(ops.lp_pool, kernel=window, p=2, normalize=True),
-    "lp 4": lambda window, u: Fixed(ops.lp_pool, kernel=window, p=4, normalize=True),
-    "gaussian lp 2": lambda window, u: Fixed(
-        ops.gaussian_lp_pool, kernel=2 * window, stride=window, p=2, sigma=window / 2,
-        padding=((window // 2, window - window // 2),) * 2,
-    ),
-    "max": lambda window, u: Fixed(ops.max_pool, kernel=window),
-    "entropy": lambda window, u: Fixed(ops.entropy_pool, kernel=window),
-    "expectation": lambda window, u: Fixed(ops.expectation_pool, kernel=window),
-    STOCHASTIC: lambda window, u: Fixed(ops.stochastic_pool, u, kernel=window),
-}  # fmt: skip
+# Names of pools, as `pool=` takes them, and one more: an element of every window, always the same one.
+REGIMES = (SUBSAMPLED, "avg", "lp2", "lp4", "gaussian_lp2", "max", "entropy", "expectation", STOCHASTIC)
+
+
+def regime(name: str, window: int, u: np.ndarray) -> Layer:
+    """The layer, with the uniforms to draw with. The stride is the window, so all keep as many values; the windows of
+    Gaussian lp pooling overlap (section 2.4): they are twice as wide."""
+    if name == SUBSAMPLED:
+        return Fixed(ops.max_pool, kernel=1, stride=window)
+    variant, attrs = named("lab pooled-signal", name)
+    where: dict[str, Any] = {"kernel": window}
+    if "sigma" in variant.attrs:
+        padding = ((window // 2, window - window // 2),) * 2
+        where = {"kernel": 2 * window, "stride": window, "padding": padding, "sigma": window / 2}
+    return Fixed(ops.registry[variant.name].function, *([u] if variant.draws else []), **where, **attrs)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def enlarged(name: str, x: np.ndarray, window: int, key: tuple[int, int]) -> np.ndarray:
     """x (N, C, H, W) pooled, then every pooled value repeated over its window."""
     u = uniform(key, (*x.shape[:2], x.shape[2] // window, x.shape[3] // window))
-    pooled, _ = REGIMES[name](window, u).apply(x)
+    pooled, _ = regime(name, window, u).apply(x)
     return _repeated(pooled, window)
 
 
@@ -150,7 +150,7 @@ def measurements(filters: np.ndarray, x: np.ndarray, seed: int) -> dict[str, Lay
     maps_of = Sequential(Fixed(ops.conv, filters, padding=FILTER // 2), Fixed(ops.relu))
     maps, _ = maps_of.apply(x)
     u = uniform((seed, 2), (*maps.shape[:2], maps.shape[2] // WINDOW, maps.shape[3] // WINDOW))
-    pools = {name: make(WINDOW, u) for name, make in REGIMES.items()}
+    pools = {name: regime(name, WINDOW, u) for name in REGIMES}
     pools[KNOWN] = winners_known(pools[STOCHASTIC], maps)
     return {name: Sequential(maps_of, pool) for name, pool in pools.items()}
 

@@ -29,11 +29,13 @@ class Group:
     lr: float = 0.02  # the same for all networks of a group; chosen for max pooling
 
 
-def small(pool: str, dropout: float = 0.0, multi_stage: bool = False) -> Net:
+def pooled(pool: str, dropout: float = 0.0, multi_stage: bool = False) -> Net:
+    """The small network, with a pooling regime."""
     return {"network": "small", "pool": pool, "dropout": dropout, "multi_stage": multi_stage}
 
 
-def chain(unit: str, depth: int) -> Net:
+def stacked(unit: str, depth: int) -> Net:
+    """The chain of convolutions, with a unit."""
     return {"network": "chain", "unit": unit, "depth": depth}
 
 
@@ -42,18 +44,18 @@ def less(worse: str, better: str) -> dict[str, int]:
     return {worse: 1, better: -1}
 
 
-HALVES = "half max, half avg"
+HALVES = "max+avg"
 REGIME_CLAIMS = (
     Claim("2.2", "max pooling is better than average pooling", less("avg", "max")),
     Claim("2.3", "half max, half avg is as good as max", less("max", HALVES), expected="zero"),
     Claim("2.3", "half max, half avg converges more quickly than max", less("max", HALVES), "error after one epoch"),
-    Claim("2.4", "the best norm is not the average: p = 4 is better", less("avg", "lp 4")),
-    Claim("2.4", "nor the maximum: p = 4 is better", less("max", "lp 4")),
-    Claim("2.4", "p = 4 under a Gaussian envelope is better than max", less("max", "gaussian lp 4")),
+    Claim("2.4", "the best norm is not the average: p = 4 is better", less("avg", "lp4")),
+    Claim("2.4", "nor the maximum: p = 4 is better", less("max", "lp4")),
+    Claim("2.4", "p = 4 under a Gaussian envelope is better than max", less("max", "gaussian_lp4")),
     Claim("2.5", "stochastic pooling overfits less than max", less("max", "stochastic"), "overfitting"),
     Claim("2.5", "stochastic pooling is better than max", less("max", "stochastic")),
     Claim("2.5", "training with the expectation overfits again", less("expectation", "stochastic"), "overfitting"),
-    Claim("2.5", "drawing in proportion to squares is better still", less("stochastic", "stochastic, power 2")),
+    Claim("2.5", "drawing in proportion to squares is better still", less("stochastic", "stochastic2")),
     Claim("2.5", "entropy pooling is no better than max", less("max", "entropy"), expected="not above"),
 )
 
@@ -74,15 +76,15 @@ MULTI_STAGE = less("avg, multi-stage", "max, multi-stage")
 CLOSER = SINGLE_STAGE | {net: -weight for net, weight in MULTI_STAGE.items()}
 
 GROUPS = {
-    "regimes": Group("pooling regimes", {pool: small(pool) for pool in REGIMES}, REGIME_CLAIMS),
+    "regimes": Group("pooling regimes", {pool: pooled(pool) for pool in REGIMES}, REGIME_CLAIMS),
     "dropout": Group(
         "Lp pooling and dropout",
-        {pool + name: small(pool, dropout) for pool in ("max", "lp 2", "lp 4") for name, dropout in DROPOUT.items()},
-        (helps_less("lp 2"), helps_less("lp 4")),
+        {pool + name: pooled(pool, dropout) for pool in ("max", "lp2", "lp4") for name, dropout in DROPOUT.items()},
+        (helps_less("lp2"), helps_less("lp4")),
     ),
     "maxout": Group(
         "maxout, ReLU before it, and depth",
-        {f"{unit}, {depth} layers": chain(unit, depth) for depth in (3, 7) for unit in UNITS},
+        {f"{unit}, {depth} layers": stacked(unit, depth) for depth in (3, 7) for unit in UNITS},
         (
             Claim("2.6", "ReLU before maxout costs accuracy", less("relu, maxout, 3 layers", "maxout, 3 layers")),
             Claim("2.6", "also with 7 layers", less("relu, maxout, 7 layers", "maxout, 7 layers")),
@@ -93,7 +95,7 @@ GROUPS = {
     ),
     "stages": Group(
         "average and max, in one stage and in several",
-        {f"{pool}, {name}": small(pool, multi_stage=many) for name, many in STAGES.items() for pool in ("max", "avg")},
+        {f"{pool}, {name}": pooled(pool, multi_stage=many) for name, many in STAGES.items() for pool in ("max", "avg")},
         (
             Claim("3.4", "with a single stage max is better than average", SINGLE_STAGE),
             Claim("3.4", "with several stages they are equal", MULTI_STAGE, expected="zero"),

@@ -8,27 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..layers import (
-    AvgPool2d,
-    Branches,
-    Conv2d,
-    Dropout,
-    EntropyPool2d,
-    ExpectationPool2d,
-    Flatten,
-    GaussianLPPool2d,
-    HeteroPool2d,
-    Layer,
-    Linear,
-    LPPool2d,
-    Maxout2d,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    StochasticPool2d,
-    seeds,
-)
+from ..layers import Branches, Conv2d, Dropout, Flatten, Layer, Linear, Maxout2d, MaxPool2d, ReLU, Sequential, seeds
 from ..layers.contexts import Chain, Context, ViewContext
+from ..models.pools import maker
 
 Net = dict[str, Any]  # arguments of `build`, without the seed
 
@@ -49,20 +31,20 @@ class Scaled(Layer):
         return f"{self.factor}"
 
 
-# What `pool=` means: a layer, given the seed of its draws. The norms are means, so that they lie between avg and max;
-# "entropy" is max(x)^2 / sum(x): divided by the mean, a lone peak would come out 9 times as high, stage after stage.
-REGIMES: dict[str, Callable[[int], Layer]] = {
-    "max": lambda seed: MaxPool2d(**WINDOW),
-    "avg": lambda seed: AvgPool2d(**WINDOW),
-    "half max, half avg": lambda seed: HeteroPool2d({"max": 0.5, "avg": 0.5}, **WINDOW),
-    "lp 2": lambda seed: LPPool2d(2, **WINDOW, normalize=True),
-    "lp 4": lambda seed: LPPool2d(4, **WINDOW, normalize=True),
-    "gaussian lp 4": lambda seed: GaussianLPPool2d(**WINDOW, p=4, sigma=1.0),
-    "stochastic": lambda seed: StochasticPool2d(**WINDOW, seed=seed),
-    "stochastic, power 2": lambda seed: StochasticPool2d(**WINDOW, power=2, seed=seed),
-    "expectation": lambda seed: ExpectationPool2d(**WINDOW),
-    "entropy": lambda seed: Scaled(EntropyPool2d(**WINDOW), 1 / 9),
-}
+# What `pool=` means is what it means everywhere: see `models.pools.pooling`.
+REGIMES = (
+    "max", "avg", "max+avg", "lp2", "lp4", "gaussian_lp4", "stochastic", "stochastic2", "expectation", "entropy",
+)  # fmt: skip
+
+
+def regime(pool: str, seed: int) -> Layer:
+    """The pooling layer of a name in REGIMES, with the seed of its draws.
+
+    "entropy" is max(x)^2 / sum(x) here: divided by the mean, a lone peak would come out 9 times as high, stage after
+    stage.
+    """
+    layer = maker("lab pooling", pool, seed)(**WINDOW)
+    return Scaled(layer, 1 / 9) if pool == "entropy" else layer
 
 
 def small(*, pool: str, dropout: float, multi_stage: bool, seed: int) -> Sequential:
@@ -72,11 +54,11 @@ def small(*, pool: str, dropout: float, multi_stage: bool, seed: int) -> Sequent
     too, pooled once more to the second's size (Sermanet et al. 2012).
     """
     s = seeds(seed)
-    first = [Conv2d(1, 16, 5, padding=2, seed=next(s)), ReLU(), REGIMES[pool](next(s))]
+    first = [Conv2d(1, 16, 5, padding=2, seed=next(s)), ReLU(), regime(pool, next(s))]
     second = Sequential(
-        Dropout(dropout, seed=next(s)), Conv2d(16, 32, 5, padding=2, seed=next(s)), ReLU(), REGIMES[pool](next(s))
+        Dropout(dropout, seed=next(s)), Conv2d(16, 32, 5, padding=2, seed=next(s)), ReLU(), regime(pool, next(s))
     )
-    again = REGIMES[pool](next(s))
+    again = regime(pool, next(s))
     return Sequential(
         *first,
         Branches(second, again) if multi_stage else second,

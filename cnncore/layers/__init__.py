@@ -1,182 +1,62 @@
-"""Layers: ops with their parameters, and containers. Names and arguments are PyTorch's where it has them."""
+"""Layers: ops with their parameters, and containers. Names and arguments are PyTorch's where it has them.
 
-from .base import Drawing, Layer
-from .containers import Branches, Sequential
+Every public class of layers in this folder is here by its name, the pooling layers of every registered op too: a new
+layer is a file, and nothing is entered here.
+"""
+
+# ruff: noqa: F401, F403, F405
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from . import pool
+from .base import Layer
 from .contexts import Chain, Context, Join, OpContext, ViewContext
-from .conv import Conv, Conv1d, Conv2d, Conv3d
-from .conv_kinds import FactoredConv2d, MLPConv, MLPConv1d, MLPConv2d, MLPConv3d, Savings, factor
-from .hetero import HeteroPool, HeteroPool1d, HeteroPool2d, HeteroPool3d, named_pool
+from .conv_kinds import Savings, factor
 from .init import seeds
-from .norm import ContrastNorm, LocalResponseNorm, LocalResponseNormWithin
 from .parameter import Parameter
-from .pool import (
-    AvgPool,
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    EntropyPool,
-    EntropyPool1d,
-    EntropyPool2d,
-    EntropyPool3d,
-    ExpectationPool,
-    ExpectationPool1d,
-    ExpectationPool2d,
-    ExpectationPool3d,
-    GaussianLPPool,
-    GaussianLPPool1d,
-    GaussianLPPool2d,
-    GaussianLPPool3d,
-    GlobalAvgPool,
-    GlobalAvgPool1d,
-    GlobalAvgPool2d,
-    GlobalAvgPool3d,
-    GlobalEntropyPool,
-    GlobalEntropyPool1d,
-    GlobalEntropyPool2d,
-    GlobalEntropyPool3d,
-    GlobalExpectationPool,
-    GlobalExpectationPool1d,
-    GlobalExpectationPool2d,
-    GlobalExpectationPool3d,
-    GlobalGaussianLPPool,
-    GlobalGaussianLPPool1d,
-    GlobalGaussianLPPool2d,
-    GlobalGaussianLPPool3d,
-    GlobalLPPool,
-    GlobalLPPool1d,
-    GlobalLPPool2d,
-    GlobalLPPool3d,
-    GlobalMaxPool,
-    GlobalMaxPool1d,
-    GlobalMaxPool2d,
-    GlobalMaxPool3d,
-    GlobalPool,
-    GlobalStochasticPool,
-    GlobalStochasticPool1d,
-    GlobalStochasticPool2d,
-    GlobalStochasticPool3d,
-    LPPool,
-    LPPool1d,
-    LPPool2d,
-    LPPool3d,
-    MaxPool,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-    Pool,
-    StochasticPool,
-    StochasticPool1d,
-    StochasticPool2d,
-    StochasticPool3d,
-)
-from .simple import Dropout, Dropout1d, Dropout2d, Dropout3d, Flatten, Linear, ReLU, Sigmoid, Softmax, Tanh
-from .units import LPUnit, LPUnit1d, LPUnit2d, LPUnit3d, Maxout, Maxout1d, Maxout2d, Maxout3d
+from .pool import named_pool
 
-__all__ = [
-    "AvgPool",
-    "AvgPool1d",
-    "AvgPool2d",
-    "AvgPool3d",
-    "Branches",
-    "Chain",
-    "Context",
-    "ContrastNorm",
-    "Conv",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "Drawing",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Dropout3d",
-    "EntropyPool",
-    "EntropyPool1d",
-    "EntropyPool2d",
-    "EntropyPool3d",
-    "ExpectationPool",
-    "ExpectationPool1d",
-    "ExpectationPool2d",
-    "ExpectationPool3d",
-    "FactoredConv2d",
-    "Flatten",
-    "GaussianLPPool",
-    "GaussianLPPool1d",
-    "GaussianLPPool2d",
-    "GaussianLPPool3d",
-    "GlobalAvgPool",
-    "GlobalAvgPool1d",
-    "GlobalAvgPool2d",
-    "GlobalAvgPool3d",
-    "GlobalEntropyPool",
-    "GlobalEntropyPool1d",
-    "GlobalEntropyPool2d",
-    "GlobalEntropyPool3d",
-    "GlobalExpectationPool",
-    "GlobalExpectationPool1d",
-    "GlobalExpectationPool2d",
-    "GlobalExpectationPool3d",
-    "GlobalGaussianLPPool",
-    "GlobalGaussianLPPool1d",
-    "GlobalGaussianLPPool2d",
-    "GlobalGaussianLPPool3d",
-    "GlobalLPPool",
-    "GlobalLPPool1d",
-    "GlobalLPPool2d",
-    "GlobalLPPool3d",
-    "GlobalMaxPool",
-    "GlobalMaxPool1d",
-    "GlobalMaxPool2d",
-    "GlobalMaxPool3d",
-    "GlobalPool",
-    "GlobalStochasticPool",
-    "GlobalStochasticPool1d",
-    "GlobalStochasticPool2d",
-    "GlobalStochasticPool3d",
-    "HeteroPool",
-    "HeteroPool1d",
-    "HeteroPool2d",
-    "HeteroPool3d",
-    "Join",
-    "LPPool",
-    "LPPool1d",
-    "LPPool2d",
-    "LPPool3d",
-    "LPUnit",
-    "LPUnit1d",
-    "LPUnit2d",
-    "LPUnit3d",
-    "Layer",
-    "Linear",
-    "LocalResponseNorm",
-    "LocalResponseNormWithin",
-    "MLPConv",
-    "MLPConv1d",
-    "MLPConv2d",
-    "MLPConv3d",
-    "MaxPool",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "Maxout",
-    "Maxout1d",
-    "Maxout2d",
-    "Maxout3d",
-    "OpContext",
-    "Parameter",
-    "Pool",
-    "ReLU",
-    "Savings",
-    "Sequential",
-    "Sigmoid",
-    "Softmax",
-    "StochasticPool",
-    "StochasticPool1d",
-    "StochasticPool2d",
-    "StochasticPool3d",
-    "Tanh",
-    "ViewContext",
-    "factor",
-    "named_pool",
-    "seeds",
-]
+if TYPE_CHECKING:  # what is found below, for those who read types; what is missing here is there, as Any
+    from .base import *
+    from .containers import *
+    from .conv import *
+    from .conv_kinds import *
+    from .fields import *
+    from .hetero import *
+    from .norm import *
+    from .simple import *
+    from .units import *
+
+
+def _layers() -> dict[str, Any]:
+    """The public classes of layers that a file of this folder defines."""
+    found: dict[str, Any] = {}
+    for file in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{file.name}")
+        for name, kind in vars(module).items():
+            if isinstance(kind, type) and not name.startswith("_") and kind.__module__ == module.__name__:
+                found |= {name: kind} if issubclass(kind, Layer) else {}
+    return found
+
+
+def _mine(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", "")).startswith(f"{__name__}.")
+
+
+globals().update(_layers())
+__all__ = sorted([*(name for name, thing in globals().items() if _mine(thing)), *pool.made_names()])
+
+
+def __getattr__(name: str) -> Any:
+    """The layers of pooling ops, those that are registered later too."""
+    try:
+        return getattr(pool, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *pool.made_names()]

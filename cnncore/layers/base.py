@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from ..backends.device import to_host
-from ..errors import CnncoreError, ShapeError
+from ..errors import CnncoreError
 from ..ops.op import Context as OpCall
 from .contexts import Context, OpContext, OwnContext
 from .parameter import Parameter, assign, check_state
@@ -199,38 +199,3 @@ def _inside(layer: Layer, kind: type[T]) -> dict[str, T]:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-L = TypeVar("L", bound=Layer)
-
-
-_by_rank: dict[type, Any] = {}
-
-
-def by_rank(kind: type[L]) -> tuple[type[L], type[L], type[L]]:
-    """The 1-d, 2-d and 3-d class of an n-d layer, the same at every call: `Conv1d, Conv2d, Conv3d = by_rank(Conv)`."""
-    if kind not in _by_rank:
-        about = {"__doc__": kind.__doc__, "__module__": kind.__module__}
-        if not hasattr(kind, "rank"):
-            kind.rank = property(_no_rank)  # type: ignore[attr-defined]
-        _by_rank[kind] = tuple(type(f"{kind.__name__}{rank}d", (kind,), {"rank": rank, **about}) for rank in (1, 2, 3))
-    return _by_rank[kind]
-
-
-def _no_rank(layer: Layer) -> int:
-    name = type(layer).__name__
-    raise CnncoreError(f"{name}: the number of axes is part of the name: use {name}1d, {name}2d or {name}3d")
-
-
-def told(attrs: Mapping[str, Any]) -> str:
-    """An op's attributes as a layer's arguments, for `describe`."""
-    return ", ".join(f"{'kernel_size' if name == 'kernel' else name}={value}" for name, value in attrs.items())
-
-
-def check_rank(layer: Layer, rank: int, x: Any) -> None:
-    """Raise unless x is (N, C, *S) with `rank` spatial axes; an op alone would take any rank."""
-    if len(getattr(x, "shape", ())) != rank + 2:
-        raise ShapeError(
-            f"{type(layer).__name__}: x must be (N, C, *S) with {rank} spatial axes, "
-            f"got {f'shape {tuple(x.shape)}' if hasattr(x, 'shape') else type(x).__name__}"
-        )

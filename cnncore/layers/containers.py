@@ -9,6 +9,7 @@ from .. import ops
 from ..errors import CnncoreError
 from .base import Layer
 from .contexts import Chain, Context, Join
+from .fields import Declared
 from .fuse import Part, fused
 
 
@@ -58,7 +59,7 @@ def joined(
     return y, Join((context for _, context in results), call, merge)
 
 
-class Branches(Layer):
+class Branches(Declared):
     """Parallel paths from one x, joined by "concat" (along the channels) or "add"; named 0, 1, ...
 
     An empty `Sequential()` is a path that hands x on: `Branches(body, Sequential(), join="add")` is a residual block.
@@ -77,9 +78,6 @@ class Branches(Layer):
 
     def children(self) -> dict[str, Layer]:
         return {str(i): path for i, path in enumerate(self.paths)}
-
-    def describe(self) -> str:
-        return f"join={self.join!r}"
 
 
 def _layers(who: str, layers: tuple[Any, ...]) -> tuple[Layer, ...]:

@@ -11,13 +11,13 @@ from .. import ops
 from ..errors import ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Layer, by_rank, check_rank
 from .contexts import Context
+from .fields import Declared, by_rank, check_rank
 from .init import draw, zeros
 from .parameter import Parameter
 
 
-class Conv(Layer):
+class Conv(Declared):
     """Convolution of (N, in_channels, *S) with out_channels learnt filters: `ops.conv` with its weight and bias.
 
     kernel_size, stride, dilation: an int or one per spatial axis; padding also (begin, end) pairs. `algorithm`: see
@@ -38,6 +38,7 @@ class Conv(Layer):
         if c % groups or k % groups:
             raise ShapeError(f"{who}: in_channels ({c}) and out_channels ({k}) must be multiples of groups ({groups})")
         kernel = geometry.per_axis(who, "kernel_size", kernel_size, self.rank, 1)
+        self.in_channels, self.out_channels, self.kernel_size = c, k, tuple(kernel)
         where = plain({"stride": stride, "padding": padding, "dilation": dilation})
         self.attrs = {**where, "groups": groups, "algorithm": algorithm}
         self.weight = draw(who, (k, c // groups, *kernel), init, seed, dtype)
@@ -52,13 +53,6 @@ class Conv(Layer):
         b = self.bias
         y, call = op(x, self.weight.value, None if b is None else b.value, **self.attrs)
         return y, self.context(call, w=self.weight, b=b)
-
-    def describe(self) -> str:
-        k, per_group, *kernel = self.weight.value.shape
-        plain = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "algorithm": "auto"}
-        told = "".join(f", {name}={value}" for name, value in self.attrs.items() if value != plain[name])
-        inputs = per_group * self.attrs["groups"]
-        return f"{inputs}, {k}, kernel_size={tuple(kernel)}{told}" + ("" if self.bias else ", bias=False")
 
 
 Conv1d, Conv2d, Conv3d = by_rank(Conv)

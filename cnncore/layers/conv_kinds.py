@@ -13,10 +13,11 @@ from ..backends.device import to_host
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Layer, by_rank
+from .base import Layer
 from .containers import Sequential
 from .contexts import Chain, Context
 from .conv import Conv, Conv1d, Conv2d, Conv3d
+from .fields import by_rank
 from .init import seed_or_next, seeds
 from .simple import ReLU
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .. import ops
-from .base import Layer, by_rank
+from .base import Layer
 from .contexts import Context
 from .conv import Conv
+from .fields import by_rank
 from .pool import GlobalMaxPool, MaxPool, Pool
 from .simple import ReLU
 

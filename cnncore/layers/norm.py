@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from .. import ops
 from ..ops.scalars import plain
-from .base import Layer, told
 from .contexts import Chain, Context, OpContext
+from .fields import Declared
 
 
-class Norm(Layer):
+class _Norm(Declared):
     """Base of the normalisation layers: `op` with the layer's attributes."""
 
     op: ClassVar[Callable[..., Any]]
@@ -23,11 +23,8 @@ class Norm(Layer):
         y, call = type(self).op(x, **self.attrs)
         return y, OpContext(call)
 
-    def describe(self) -> str:
-        return told(self.attrs)
 
-
-class LocalResponseNorm(Norm):
+class LocalResponseNorm(_Norm):
     """Normalisation across `size` neighbouring maps: `ops.lrn`.
 
     Names and order are PyTorch's, but the defaults are Krizhevsky's: k = 2, and alpha as it stands. PyTorch has k = 1
@@ -42,7 +39,7 @@ class LocalResponseNorm(Norm):
         super().__init__(size=size, alpha=alpha, beta=beta, k=k, alpha_over_size=alpha_over_size)
 
 
-class LocalResponseNormWithin(Norm):
+class LocalResponseNormWithin(_Norm):
     """Normalisation within each map, over a window of kernel_size: `ops.lrn_within`, with its defaults."""
 
     op = ops.lrn_within
@@ -54,7 +51,7 @@ class LocalResponseNormWithin(Norm):
         super().__init__(kernel=kernel_size, alpha=alpha, beta=beta, k=k, alpha_over_size=alpha_over_size)
 
 
-class ContrastNorm(Layer):
+class ContrastNorm(Declared):
     """Local contrast normalisation: `ops.subtractive_norm`, then `ops.divisive_norm` with the same window.
 
     y = v / max(r, mean of r, floor), v = x - its Gaussian mean around, r the Gaussian deviation of v around; over all
@@ -71,6 +68,3 @@ class ContrastNorm(Layer):
         v, first = ops.subtractive_norm(x, **window)
         y, second = ops.divisive_norm(v, **self.attrs)
         return y, Chain(OpContext(first), OpContext(second))
-
-    def describe(self) -> str:
-        return told(self.attrs)

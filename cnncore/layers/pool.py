@@ -1,31 +1,68 @@
-"""Pooling layers: one n-d class over the pooling ops, one entry below for each, and the same over all of S."""
+"""Pooling layers. Each follows from an op in `ops/pool.py`: its class, the same over all of S, and their arguments.
+
+    MaxPool, MaxPool1d, MaxPool2d, MaxPool3d                                of `ops.max_pool`
+    GlobalMaxPool, GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d        of `ops.global_max_pool`
+
+The classes are attributes of this module, made when they are asked for: those of an op that is registered later, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from .. import ops
+from ..errors import CnncoreError
+from ..ops.pool_names import POOLS, named
+from ..ops.pool_walk import Variant
 from ..ops.scalars import plain
-from .base import Drawing, Layer, by_rank, check_rank, told
+from .base import Drawing
 from .contexts import Context, OpContext
+from .fields import OP_NAMES, Declared, by_rank, check_rank
 from .init import seed_or_next
 
+BY_PLACE = ("kernel_size", "stride", "padding")  # arguments that may be given without their names
 
-class Pool(Layer):
-    """Base of the pooling layers: `op` on windows of kernel_size, every `stride` (default: kernel_size) elements."""
+
+class Pool(Declared):
+    """Base of the pooling layers: an op on windows of kernel_size, every `stride` (default: kernel_size) elements.
+
+    kernel_size, stride and padding may be given by their place; all else, the op's own attributes too, by name.
+    """
 
     rank: int
-    op: Callable[..., Any]
+    op: ClassVar[Callable[..., Any]]
+    drawing: ClassVar[Callable[..., Any] | None] = None  # the op that runs when training, where that one draws
+    leads_as: ClassVar[dict[str, str]] = {}  # another name of the first argument -> its name
+    __signature__: ClassVar[inspect.Signature]
 
-    def __init__(
-        self, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
-        dilation: Any = 1, ceil_mode: bool = False, **own: Any,
-    ) -> None:  # fmt: skip
-        self.attrs = plain({
-            "kernel": kernel_size, "stride": kernel_size if stride is None else stride, "padding": padding,
-            "dilation": dilation, "ceil_mode": ceil_mode, **own,
-        })  # fmt: skip
+    def __init_subclass__(cls, **named: Any) -> None:
+        """The arguments follow from the op."""
+        super().__init_subclass__(**named)
+        if "op" in vars(cls):
+            variant: Variant = (cls.drawing or cls.op).op.rule.variant  # type: ignore[attr-defined]
+            cls.__signature__ = signature(variant)
+            cls.leads_as = {variant.shown.leads_as: variant.shown.leads}
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        given = {self.leads_as.get(name, name): value for name, value in given.items()}
+        try:
+            bound = self.__signature__.bind(*args, **given)
+        except TypeError as error:
+            raise CnncoreError(f"{type(self).__name__}: {error}") from None
+        bound.apply_defaults()
+        fields = plain(bound.arguments)
+        if "kernel_size" in fields and fields["stride"] is None:
+            fields["stride"] = fields["kernel_size"]
+        self.set_fields(**fields)
+
+    def set_fields(self, **fields: Any) -> None:
+        """Keep the arguments."""
+        names = inspect.signature(type(self).op).parameters
+        given = {OP_NAMES.get(name, name): value for name, value in fields.items()}
+        self.attrs = {name: given[name] for name in names if name in given}
 
     def apply(self, x: Any) -> tuple[Any, Context]:
         return self.apply_as(type(self).op, x)
@@ -36,88 +73,28 @@ class Pool(Layer):
         y, call = op(x, **self.attrs)
         return y, OpContext(call)
 
-    def describe(self) -> str:
-        plain = {"padding": 0, "dilation": 1}
-        return told({name: value for name, value in self.attrs.items() if value != plain.get(name, False)})
+    def fields(self) -> dict[str, Any]:
+        """In the op's order: an argument in front of kernel_size, as LPPool's, comes behind it by its name."""
+        shown = {own: name for name, own in OP_NAMES.items()}
+        return {shown.get(name, name): value for name, value in self.attrs.items()} | super().fields()
 
 
-class MaxPool(Pool):
-    """Max pooling: `ops.max_pool`. All but kernel_size, stride and padding are given by name."""
+class DrawingPool(Pool, Drawing):
+    """Base of the pooling layers that draw when training. In evaluation mode they run `op`, which does not.
 
-    op = ops.max_pool
-
-
-class AvgPool(Pool):
-    """Average pooling: `ops.avg_pool`. All but kernel_size, stride and padding are given by name.
-
-    `count_include_pad` is False by default, unlike PyTorch's: padding is no part of the picture.
+    `key` is (seed, counter): every draw uses it and then counts one up.
     """
 
-    op = ops.avg_pool
-
-    def __init__(
-        self, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
-        dilation: Any = 1, ceil_mode: bool = False, count_include_pad: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode, count_include_pad=count_include_pad
-        )
-
-
-class LPPool(Pool):
-    """Lp pooling: `ops.lp_pool` with p = norm_type, from 1 to inf. All but the first three are given by name."""
-
-    op = ops.lp_pool
-
-    def __init__(
-        self, norm_type: float, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
-        dilation: Any = 1, ceil_mode: bool = False, normalize: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode, p=norm_type, normalize=normalize
-        )
-
-
-class GaussianLPPool(Pool):
-    """Lp pooling under a Gaussian envelope: `ops.gaussian_lp_pool`, with `p` and `sigma` given by name."""
-
-    op = ops.gaussian_lp_pool
-
-
-class ExpectationPool(Pool):
-    """What stochastic pooling gives on average: `ops.expectation_pool`, with `power` given by name."""
-
-    op = ops.expectation_pool
-
-
-class EntropyPool(Pool):
-    """Entropy pooling: `ops.entropy_pool`."""
-
-    op = ops.entropy_pool
-
-
-class StochasticPool(Pool, Drawing):
-    """Draws an element of every window by its size when training (`ops.stochastic_pool`), and takes the expectation in
-    evaluation mode (`ops.expectation_pool`), both with `power` given by name.
-
-    `key` is (seed, counter): every call in training mode uses it and then counts one up.
-    """
-
-    op = ops.expectation_pool
-    drawing = ops.stochastic_pool
-
-    def __init__(
-        self, kernel_size: int | Sequence[int], stride: Any = None, padding: Any = 0, *,
-        dilation: Any = 1, ceil_mode: bool = False, power: float = 1.0, seed: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode, power=power)
-        self.key = (seed_or_next(seed), 0)
+    def set_fields(self, **fields: Any) -> None:
+        super().set_fields(**fields)
+        self.key = (seed_or_next(fields["seed"]), 0)
 
     def apply(self, x: Any) -> tuple[Any, Context]:
-        if not self.training:
+        drawing = type(self).drawing
+        if drawing is None or not (self.training or type(self).op is drawing):
             return super().apply(x)
         check_rank(self, self.rank, x)
-        return self.draw(type(self).drawing, x, **self.attrs)
+        return self.draw(drawing, x, **self.attrs)
 
 
 class GlobalPool(Pool):
@@ -126,57 +103,79 @@ class GlobalPool(Pool):
     Arguments are the op's attributes, by name.
     """
 
-    def __init__(self, **own: Any) -> None:
-        self.attrs = plain(own)
 
-    def describe(self) -> str:
-        return told(self.attrs)
-
-
-def over_all(op: Callable[..., Any], name: str) -> type[GlobalPool]:
-    """The layer of a global pooling op."""
-    doc = f"`ops.{op.__name__}`, {name[6:]} over all of S, whatever its size; its attributes are given by name."
-    return type(name, (GlobalPool,), {"op": op, "__doc__": doc, "__module__": __name__})
-
-
-class GlobalLPPool(GlobalPool):
-    """LPPool over all of S, whatever its size: `ops.global_lp_pool` with p = norm_type."""
-
-    op = ops.global_lp_pool
-
-    def __init__(self, norm_type: float, *, normalize: bool = False) -> None:
-        super().__init__(p=norm_type, normalize=normalize)
+def signature(variant: Variant) -> inspect.Signature:
+    """The arguments of a layer: the one that leads, the window's, the op's own, and the seed of its draws."""
+    arguments: list[inspect.Parameter] = []
+    for p in inspect.signature(variant.rule()).parameters.values():
+        name = "kernel_size" if p.name == "kernel" else p.name
+        if name == variant.shown.leads:
+            arguments.insert(0, p.replace(kind=p.POSITIONAL_OR_KEYWORD, default=p.empty))
+        elif name not in variant.arrays:
+            arguments.append(p.replace(name=name, kind=p.POSITIONAL_OR_KEYWORD if name in BY_PLACE else p.kind))
+    if variant.draws:
+        arguments.append(inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY, default=None))
+    return inspect.Signature(arguments)
 
 
-class GlobalStochasticPool(GlobalPool, StochasticPool):
-    """StochasticPool over all of S, whatever its size: `ops.global_stochastic_pool`, `ops.global_expectation_pool`."""
+def _class_of(variant: Variant) -> type[Pool]:
+    """The n-d layer of a pooling op."""
+    shown, over = variant.shown, "global_" if variant.whole else ""
+    function = ops.registry[variant.name].function
+    evaluating = ops.registry[over + shown.evaluates].function if shown.evaluates else function
+    bases = (GlobalPool,) * variant.whole + (DrawingPool,) * variant.draws or (Pool,)
+    about = variant.doc.split("\n", 1)[0]
+    if variant.draws:
+        about += f" In evaluation mode: `ops.{evaluating.__name__}`."
+    body = {
+        "__doc__": f"{about}\n\n    The layer of `ops.{variant.name}`, with the arguments {signature(variant)}.",
+        "__module__": __name__,
+        "op": evaluating,
+        "drawing": function if variant.draws else None,
+    }
+    return type(f"{'Global' if variant.whole else ''}{shown.layer}", bases, body)
 
-    op = ops.global_expectation_pool
-    drawing = ops.global_stochastic_pool
 
-    def __init__(self, *, power: float = 1.0, seed: int | None = None) -> None:
-        GlobalPool.__init__(self, power=power)
-        self.key = (seed_or_next(seed), 0)
+@functools.cache
+def layers_of(variant: Variant) -> dict[str, type[Pool]]:
+    """The layers of a pooling op by their names, with their number of axes and without."""
+    made: list[type[Pool]] = []
+    for one in (variant, variant.over_all()):
+        kind = _class_of(one)
+        made += [kind, *by_rank(kind)]
+    return {kind.__name__: kind for kind in made}
 
 
-MaxPool1d, MaxPool2d, MaxPool3d = by_rank(MaxPool)
-AvgPool1d, AvgPool2d, AvgPool3d = by_rank(AvgPool)
-LPPool1d, LPPool2d, LPPool3d = by_rank(LPPool)
-GaussianLPPool1d, GaussianLPPool2d, GaussianLPPool3d = by_rank(GaussianLPPool)
-ExpectationPool1d, ExpectationPool2d, ExpectationPool3d = by_rank(ExpectationPool)
-EntropyPool1d, EntropyPool2d, EntropyPool3d = by_rank(EntropyPool)
-StochasticPool1d, StochasticPool2d, StochasticPool3d = by_rank(StochasticPool)
+def named_pool(
+    who: str, name: str, rank: int, kernel_size: Any = None, *, seed: int | None = None, **geometry: Any
+) -> Pool:
+    """The pooling layer called `name`, with its geometry by name; over all of S where there is no kernel_size.
 
-GlobalMaxPool = over_all(ops.global_max_pool, "GlobalMaxPool")
-GlobalAvgPool = over_all(ops.global_avg_pool, "GlobalAvgPool")
-GlobalGaussianLPPool = over_all(ops.global_gaussian_lp_pool, "GlobalGaussianLPPool")
-GlobalExpectationPool = over_all(ops.global_expectation_pool, "GlobalExpectationPool")
-GlobalEntropyPool = over_all(ops.global_entropy_pool, "GlobalEntropyPool")
+    Names are those of `ops.pool_names.POOLS`, with a number behind them or without: "max", "lp4", "gaussian_lp12",
+    "lpinf", "stochastic2". "lp" is a mean (`normalize=True`), so that it lies between avg and max. A pooling op of your
+    own is found too. `seed` is for those that draw. Raises CnncoreError, in the name of `who`, where no pool is called
+    so.
+    """
+    variant, given = named(who, name)
+    if variant.draws:
+        given["seed"] = seed
+    layer = f"{variant.shown.layer}{rank}d"
+    if kernel_size is None:
+        return layers_of(variant)[f"Global{layer}"](**given)
+    return layers_of(variant)[layer](kernel_size=kernel_size, **given, **geometry)
 
-GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d = by_rank(GlobalMaxPool)
-GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d = by_rank(GlobalAvgPool)
-GlobalLPPool1d, GlobalLPPool2d, GlobalLPPool3d = by_rank(GlobalLPPool)
-GlobalGaussianLPPool1d, GlobalGaussianLPPool2d, GlobalGaussianLPPool3d = by_rank(GlobalGaussianLPPool)
-GlobalExpectationPool1d, GlobalExpectationPool2d, GlobalExpectationPool3d = by_rank(GlobalExpectationPool)
-GlobalEntropyPool1d, GlobalEntropyPool2d, GlobalEntropyPool3d = by_rank(GlobalEntropyPool)
-GlobalStochasticPool1d, GlobalStochasticPool2d, GlobalStochasticPool3d = by_rank(GlobalStochasticPool)
+
+def __getattr__(name: str) -> Any:
+    for variant in POOLS.values():
+        if (variant.shown.layer or "") in name and name in (made := layers_of(variant)):
+            return made[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *made_names()]
+
+
+def made_names() -> list[str]:
+    """The names of the layers of all pooling ops."""
+    return [name for variant in POOLS.values() for name in layers_of(variant)]

@@ -13,13 +13,14 @@ from ..backends.device import device_of
 from ..errors import CnncoreError, ShapeError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Drawing, Layer, by_rank, check_rank
+from .base import Drawing, Layer
 from .contexts import Context, OpContext, ViewContext
+from .fields import Declared, by_rank, check_rank
 from .init import draw, seed_or_next, zeros
 from .parameter import Parameter
 
 
-class Function(Layer):
+class _Function(Layer):
     """Base of the layers that are an op of x alone."""
 
     op: Callable[..., Any]
@@ -29,31 +30,31 @@ class Function(Layer):
         return y, OpContext(call)
 
 
-class ReLU(Function):
+class ReLU(_Function):
     """max(0, x): `ops.relu`."""
 
     op = ops.relu
 
 
-class Sigmoid(Function):
+class Sigmoid(_Function):
     """1 / (1 + exp(-x)): `ops.sigmoid`."""
 
     op = ops.sigmoid
 
 
-class Tanh(Function):
+class Tanh(_Function):
     """Hyperbolic tangent: `ops.tanh`."""
 
     op = ops.tanh
 
 
-class Softmax(Function):
+class Softmax(_Function):
     """exp(x) / sum of exp(x) over axis 1, the maps or classes: `ops.softmax`."""
 
     op = ops.softmax
 
 
-class Linear(Layer):
+class Linear(Declared):
     """Fully connected, (N, in_features) to (N, out_features): `ops.linear` with its weight and bias.
 
     `init`: see `layers/init.py`; the bias starts at 0. Raises ShapeError, DTypeError, CnncoreError.
@@ -67,6 +68,7 @@ class Linear(Layer):
             geometry.integer("Linear", "out_features", out_features, 1),
             geometry.integer("Linear", "in_features", in_features, 1),
         )
+        self.out_features, self.in_features = shape
         self.weight = draw("Linear", shape, init, seed, dtype)
         self.bias: Parameter | None = zeros(shape[0], dtype) if bias else None
 
@@ -75,12 +77,8 @@ class Linear(Layer):
         y, call = ops.linear(x, self.weight.value, None if b is None else b.value)
         return y, self.context(call, w=self.weight, b=b)
 
-    def describe(self) -> str:
-        outputs, inputs = self.weight.value.shape
-        return f"{inputs}, {outputs}" + ("" if self.bias else ", bias=False")
 
-
-class Dropout(Drawing):
+class Dropout(Declared, Drawing):
     """Drops each element with probability p when training, scaling the others by 1 / (1 - p): `ops.dropout`.
 
     Dropout1d, Dropout2d and Dropout3d drop whole maps of (N, C, *S) instead.
@@ -103,9 +101,6 @@ class Dropout(Drawing):
         if not self.training:
             return x, ViewContext(lambda dy: dy)
         return self.draw(ops.dropout, x, p=self.p, per="element" if self.rank is None else "map")
-
-    def describe(self) -> str:
-        return f"p={self.p}"
 
 
 Dropout1d, Dropout2d, Dropout3d = by_rank(Dropout)

@@ -13,13 +13,13 @@ from ..backends.device import to_host
 from ..errors import CnncoreError
 from ..ops import geometry
 from ..ops.scalars import plain
-from .base import Layer, by_rank, check_rank
 from .contexts import Context, OpContext
+from .fields import Declared, by_rank, check_rank
 from .init import zeros
 from .parameter import Parameter
 
 
-class Maxout(Layer):
+class Maxout(Declared):
     """The largest of `pieces` consecutive maps, and of a window of kernel_size of each: `ops.maxout`.
 
     stride: default kernel_size. (N, K pieces, *S) to (N, K, *O).
@@ -35,14 +35,11 @@ class Maxout(Layer):
         y, call = ops.maxout(x, **self.attrs)
         return y, OpContext(call)
 
-    def describe(self) -> str:
-        return _told(self.attrs)
-
 
 Maxout1d, Maxout2d, Maxout3d = by_rank(Maxout)
 
 
-class LPUnit(Layer):
+class LPUnit(Declared):
     """The norm of `pieces` consecutive maps and a window, with a learnt p for each of out_channels: `ops.lp_unit`.
 
     (N, out_channels pieces, *S) to (N, out_channels, *O). p = 1 + log(1 + exp(rho)) starts at `p`, the centers (left
@@ -60,6 +57,7 @@ class LPUnit(Layer):
         p = plain(p)
         if isinstance(p, bool) or not isinstance(p, int | float) or not 1 < p <= sys.float_info.max:
             raise CnncoreError(f"{who}: p must be more than 1, got {p!r}")
+        self.out_channels = k
         self.attrs = plain({"pieces": j, "kernel": kernel_size, "stride": stride, "padding": padding})
         self.rho = zeros(k, dtype)
         self.rho.value += p - 1 + np.log(-np.expm1(1 - p))  # softplus backwards
@@ -75,15 +73,9 @@ class LPUnit(Layer):
         """The learnt p of every result map. Gulcehre et al. 2013 found 3.4 +- 0.38 on MNIST."""
         return 1 + np.logaddexp(to_host(self.rho.value), 0)
 
-    def describe(self) -> str:
-        return f"{len(self.norms())}, {_told(self.attrs)}"
+    def fields(self) -> dict[str, Any]:
+        """`center` says which parameters there are, and is seen by them: it is no field."""
+        return {name: value for name, value in super().fields().items() if name != "center"}
 
 
 LPUnit1d, LPUnit2d, LPUnit3d = by_rank(LPUnit)
-
-
-def _told(attrs: dict[str, Any]) -> str:
-    pieces, kernel, stride, padding = attrs.values()
-    window = "" if kernel == 1 and stride is None else f", kernel_size={kernel}"
-    step = "" if stride is None else f", stride={stride}"
-    return f"{pieces}{window}{step}" + ("" if padding == 0 else f", padding={padding}")

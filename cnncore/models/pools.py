@@ -16,8 +16,9 @@ def pooling(network: str, pool: Pools, stages: int, seed: int) -> Iterator[Maker
     """What makes the pooling layer of each stage of a network, in order: `pools = ...; next(pools)(3, 2)`, and
     `next(pools)()` for one over all of S.
 
-    pool: a name for all stages, or a list of one for each. A name is one that `layers.named_pool` knows ("max", "lp4",
-        "stochastic"), or several joined by + ("max+avg"): equal shares of the maps for each, as HeteroPool2d does.
+    pool: a name for all stages, or a list of one for each. A name is one that `ops.pool_names.named` knows ("max",
+        "lp4", "stochastic"), or several joined by + ("max+avg"): equal shares of the maps for each, as HeteroPool2d
+        does.
     seed: the network's. Those that draw get seeds of their own from it, so that the first weights of a network do not
         depend on its pooling.
     Raises CnncoreError, naming the network, for another number of names or, from the maker, an unknown one.
@@ -26,10 +27,12 @@ def pooling(network: str, pool: Pools, stages: int, seed: int) -> Iterator[Maker
     if len(names) != stages:
         raise CnncoreError(f"{network}: pool must be one name or a list of {stages}, one for each stage; got {pool!r}")
     own = seeds(next(seeds(seed)))
-    return iter([_maker(network, name, next(own)) for name in names])
+    return iter([maker(network, name, next(own)) for name in names])
 
 
-def _maker(network: str, name: Any, seed: int) -> Maker:
+def maker(network: str, name: Any, seed: int) -> Maker:
+    """What makes one pooling layer by a name that `pooling` takes, of a given seed."""
+
     def make(kernel_size: Any = None, stride: Any = None, **geometry: Any) -> Layer:
         if kernel_size is not None and isinstance(name, str) and "+" in name:
             several = dict.fromkeys(name.split("+"))

@@ -7,6 +7,8 @@ A variant is two functions and a docstring. Each function works on all windows o
     gradient(v, p, dy, *saved) -> dvalues        (N, C, *O, T): the gradient to every element of every window
 
 To add a variant, write the two functions and one `variant(...)` entry. docs/pooling-variant.md shows a whole example.
+The layers of an op and its name for `pool=` follow from the entry; `shown` says where they are not made of the op's
+name.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import geometry
-from .pool_walk import Number, Windows, variant
+from .pool_walk import Number, Shown, Windows, variant
 from .spec import Arrays
 from .sums import total
 
@@ -70,6 +72,7 @@ relu_max_pool, global_relu_max_pool = variant(
     "relu_max_pool",
     relu_max_reduce,
     max_gradient,
+    shown=Shown(layer=None),
     fill=-math.inf,
     extras={"winner": np.int32},
     saved=("winner",),
@@ -108,8 +111,8 @@ avg_pool, global_avg_pool = variant(
 
     y = (sum over R of x) / n, n the number of real elements in R.   Gradient: dy / n to each.
 
-    Edges: with `count_include_pad` zero padding counts in n; what `ceil_mode` lets a window hang over never does. NaN
-    and Inf propagate.
+    Edges: with `count_include_pad` zero padding counts in n (unlike in PyTorch not by default); what `ceil_mode` lets a
+    window hang over never does. NaN and Inf propagate.
     Source: the paper's 2.2.""",
 )
 
@@ -169,6 +172,8 @@ lp_pool, global_lp_pool = variant(
     lp_reduce,
     lp_gradient,
     attrs={"p": Number(2.0, 1.0, (2.0, 1.0, math.inf, 4.0, 3.5, 50.0), math.inf), "normalize": False},
+    # By its name it is a mean, so that it lies between avg and max.
+    shown=Shown("LPPool", leads="p", leads_as="norm_type", named={"normalize": True}),
     extras={"winner": np.int32},
     unused=lambda p: not math.isinf(p.p),
     saved=("x", "y", "winner"),
@@ -231,6 +236,7 @@ gaussian_lp_pool, global_gaussian_lp_pool = variant(
     gaussian_lp_reduce,
     gaussian_lp_gradient,
     attrs={"p": Number(2.0, 1.0, (2.0, 1.0, 4.0, 12.0, 3.5)), "sigma": Number(1.0, 1e-3, (1.0, 0.5, 2.0, 0.05))},
+    shown=Shown("GaussianLPPool"),
     saved=("x", "y"),
     doc="""Lp pooling under a Gaussian envelope, 1 <= p < inf.
 
@@ -272,6 +278,7 @@ stochastic_pool, global_stochastic_pool = variant(
     max_gradient,
     attrs={"power": Number(1.0, 1.0, (1.0, 2.0, 1.0, 3.0))},
     draws=True,
+    shown=Shown("StochasticPool", evaluates="expectation_pool"),
     extras={"winner": np.int32},
     saved=("winner",),
     doc="""Stochastic pooling: an element of every window, drawn by its size.

@@ -1,17 +1,25 @@
-"""The window walk: what all pooling ops share. It gathers the windows of x, hides padding from the variant, and adds
-the gradients of the windows up to dx. `variant` makes two ops of a variant: one with kernel, stride, padding and
-dilation, and its global form, whose only window is the whole map. The variants stand in pool.py; csrc/pool_walk.h
-is the walk in C.
+"""The window walk that all pooling ops share. The table of pooling ops: pool.py. Their names: pool_names.py.
+
+A pooling op says two things, over all windows at once: what becomes of the elements of a window (`reduce`), and what
+gradient goes to each of them (`gradient`). The walk does the rest:
+
+    rule        checks the geometry and the op's own attributes; `geometry.Window` then knows every tap of every window
+    forward     pads x with `fill`, gathers the elements of all windows into one array `Windows.values`, and reduces it
+    backward    calls `gradient`, drops what falls on padding, and adds the gradients of all windows up at their place
+    problem     draws x, geometry and attributes, away from ties, for gradcheck, tests and benchmark
+
+`variant` registers two ops: the op itself, and its global form, whose window is all of S. Each is a `Variant`, and
+`Variant.whole` alone decides what differs between the two. In C: csrc/pool_walk.h. On the device: pool_walk_cuda.py.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import inspect
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,6 +81,8 @@ class Number:
         return float(number)
 
 
+WINDOW = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}  # beside `kernel`; stride: default kernel
+
 GEOMETRY = """
     Shapes: x (N, C, *S) to y (N, C, *O), rank 1 to 3. `kernel`, `stride` (default: kernel), `dilation`: an int or one
     per axis; `padding`: an int, one per axis or a (begin, end) pair per axis. `ceil_mode` rounds the output size up.
@@ -83,19 +93,161 @@ GLOBAL = """
     Shapes: x (N, C, *S) to y (N, C, 1, ...), rank 1 to 3, any S. Raises ShapeError, DTypeError."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a pooling op is called outside of the ops: as a layer, and by `pool=`.
+
+    layer: the layer's class, without its number of axes; None for an op that has no layer, as fused ones.
+    leads: the attribute that the layer takes in front of kernel_size.
+    leads_as: another name of the leading argument, PyTorch's.
+    evaluates: of an op that draws, the op that its layer runs in evaluation mode, with the same attributes.
+    named: attributes that differ from their defaults where the op is given by its name.
+    """
+
+    layer: str | None
+    leads: str = ""
+    leads_as: str = ""
+    evaluates: str = ""
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A pooling op: its entry in the table of pool.py, and what follows from it. The fields: see `variant`."""
+
+    name: str
+    reduce: Callable[..., Arrays]
+    gradient: Callable[..., np.ndarray]
+    doc: str
+    attrs: Mapping[str, bool | Number]
+    fill: float
+    draws: bool
+    extras: Mapping[str, Any]
+    unused: Callable[[Any], bool]
+    saved: tuple[str, ...]
+    local: tuple[str, ...]
+    shown: Shown
+    whole: bool = False  # over all of S, whatever its size
+
+    def over_all(self) -> Variant:
+        """The global form."""
+        summary, rest = self.doc.split("\n", 1)
+        doc = f"`{self.name}` over all of S, whatever its size: {summary[0].lower()}{summary[1:]}\n{rest}"
+        return dataclasses.replace(self, name=f"global_{self.name}", doc=doc, whole=True)
+
+    @property
+    def arrays(self) -> dict[str, Role]:
+        return {"x": MAP, "u": RANDOM} if self.draws else {"x": MAP}
+
+    @property
+    def own(self) -> dict[str, bool | Number]:
+        """The attributes that the op takes beside its geometry."""
+        return {name: kind for name, kind in self.attrs.items() if not (self.whole and name in self.local)}
+
+    def register(self, kernels_of: str = "") -> Callable[..., Any]:
+        """Enter the op in the registry, and return its function."""
+        rule = self.rule()
+        return register(
+            Op(
+                name=self.name, rule=rule, forward=self.forward, backward=self.backward, arrays=self.arrays,
+                saved=self.saved, domain=self.problem, flops=_flops, kernels_of=kernels_of,
+            )
+        )  # fmt: skip
+
+    def rule(self) -> Callable[..., Spec]:
+        """`check` as the op's rule: with the op's docstring, the module of its entry, and its signature."""
+
+        def rule(x: Any, *u: Any, **given: Any) -> Spec:
+            return self.check(x, given)
+
+        rule.__doc__ = f"{self.doc}\n{GLOBAL if self.whole else GEOMETRY}"
+        rule.__module__ = self.reduce.__module__
+        rule.__signature__ = self.signature()  # type: ignore[attr-defined]
+        rule.variant = self  # type: ignore[attr-defined]
+        return rule
+
+    def signature(self) -> inspect.Signature:
+        """The arrays by their place; by name the geometry, where the op has one, and the op's own attributes."""
+        arrays = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in self.arrays]
+        defaults = {} if self.whole else {"kernel": inspect.Parameter.empty, **WINDOW}
+        defaults |= {name: _default(kind) for name, kind in self.own.items()}
+        attrs = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for name, default in defaults.items()
+        ]
+        return inspect.Signature([*arrays, *attrs])
+
+    def check(self, x: Any, given: dict[str, Any]) -> Spec:
+        """What a call comes to. Raises ShapeError, CnncoreError, TypeError."""
+        left = dict(given)
+        if self.whole:
+            geometry_: tuple[Any, ...] = (tuple(x.shape[2:]), 1)
+        elif "kernel" not in left:
+            raise TypeError(f"{self.name}() missing a required argument: 'kernel'")
+        else:
+            kernel = left.pop("kernel")
+            stride, *others = [left.pop(name, default) for name, default in WINDOW.items()]
+            geometry_ = (kernel, kernel if stride is None else stride, *others)
+        if unknown := left.keys() - self.own.keys():
+            raise TypeError(f"{self.name}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        window = _resolve(self.name, x, *geometry_)
+        p = SimpleNamespace(window=window, **{name: self.attribute(name, left) for name in self.attrs})
+        shape = (*x.shape[:2], *window.out)
+        extra_shape = (0,) if self.unused(p) else shape
+        results = {"y": (shape, None), **{extra: (extra_shape, kind) for extra, kind in self.extras.items()}}
+        return Spec(p, results, random=shape if self.draws else None)
+
+    def attribute(self, name: str, given: Mapping[str, Any]) -> Any:
+        kind = self.attrs[name]
+        value = given.get(name, _default(kind))
+        return kind.check(self.name, name, value) if isinstance(kind, Number) else geometry.flag(self.name, name, value)
+
+    def forward(self, p: Any, x: np.ndarray, *u: np.ndarray) -> Arrays:
+        return self.reduce(_windows(p.window, x, self.fill), p, *u)
+
+    def backward(self, p: Any, needs: tuple[bool, ...], dy: np.ndarray, *kept: np.ndarray) -> Arrays:
+        if not needs[0]:
+            return (None,) * len(needs)
+        by_name = dict(zip(self.saved, kept, strict=True))
+        windows = _windows(p.window, by_name.pop("x", None), self.fill)
+        dvalues = self.gradient(windows, p, dy, *by_name.values())
+        dx = np.zeros((*dy.shape[:2], *p.window.padded))
+        for t, at in p.window.offsets():
+            dx[(..., *at)] += np.where(windows.real[..., t], dvalues[..., t], 0)
+        return (dx[p.window.inside].astype(dy.dtype), *(None,) * (len(needs) - 1))
+
+    def problem(self, draw: domain.Draw) -> Case:
+        """A drawn problem."""
+        attrs: dict[str, Any] = {}
+        if self.whole:
+            rank = draw.choice([2, 1, 3])
+            maps = draw.integer(1, 2), draw.integer(1, 3)
+            x, gap = draw.distinct(*maps, *(draw.integer(1, 8 - 2 * rank) for _ in range(rank)))
+            out: tuple[int, ...] = (1,) * rank
+        else:
+            size, attrs = domain.window(draw)
+            x, gap = draw.distinct(draw.integer(1, 2), draw.integer(1, 3), *size)
+            attrs["ceil_mode"] = draw.choice([False, True])
+            out = geometry.resolve("domain", size, **attrs).out
+        for name, kind in self.own.items():
+            attrs[name] = draw.choice(kind.drawn if isinstance(kind, Number) else (True, False))
+        return Case((x, draw.uniform(*x.shape[:2], *out)), attrs) if self.draws else Case((x,), attrs, gap)
+
+
 def variant(
     name: str,
     reduce: Callable[..., Arrays],
     gradient: Callable[..., np.ndarray],
     *,
     doc: str,
-    attrs: dict[str, bool | Number] | None = None,
+    attrs: Mapping[str, bool | Number] | None = None,
     fill: float = 0.0,
     draws: bool = False,
-    extras: dict[str, Any] | None = None,
+    extras: Mapping[str, Any] | None = None,
     unused: Callable[[Any], bool] = lambda p: False,
     saved: tuple[str, ...] = (),
     local: tuple[str, ...] = (),
+    shown: Shown | None = None,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Register a pooling op and its global form, `global_<name>`, whose window is the whole map. Returns both.
 
@@ -106,78 +258,19 @@ def variant(
     extras: name -> dtype of further results (N, C, *O), which are kept for `gradient`. Where `unused(p)` is true these
         results are empty arrays.
     saved: what `gradient` reads: "x", "y", or names of extras. If "x" is saved, `v.values` is filled in backward too.
+        An op that saves x is taken to have a kink where x changes its sign.
     local: the attributes that the global form lacks.
+    shown: what the op's layer is called and takes; by default top_two_pool is TopTwoPool.
     """
-    own, kept = attrs or {}, extras or {}
-    every = {a: kind for a, kind in own.items() if a not in local}
-    arrays = {"x": MAP, "u": RANDOM} if draws else {"x": MAP}
-
-    def specify(op: str, x: Any, geometry_: tuple[Any, ...], given: dict[str, Any], known: dict[str, Any]) -> Spec:
-        unknown = set(given) - set(known)
-        if unknown:
-            raise TypeError(f"{op}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        p = SimpleNamespace(
-            window=_resolve(op, x, *geometry_), **{a: _attribute(op, a, kind, given) for a, kind in own.items()}
-        )
-        shape = (*x.shape[:2], *p.window.out)
-        extra_shape = (0,) if unused(p) else shape
-        results = {"y": (shape, None), **{extra: (extra_shape, kind) for extra, kind in kept.items()}}
-        return Spec(p, results, random=shape if draws else None)
-
-    def rule(
-        x: Any, *u: Any, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-        ceil_mode: bool = False, **attributes: Any,
-    ) -> Spec:  # fmt: skip
-        stride = kernel if stride is None else stride
-        return specify(name, x, (kernel, stride, padding, dilation, ceil_mode), attributes, own)
-
-    def global_rule(x: Any, *u: Any, **attributes: Any) -> Spec:
-        return specify(f"global_{name}", x, (tuple(x.shape[2:]), 1), attributes, every)
-
-    summary, rest = doc.split("\n", 1)
-    about = f"`{name}` over all of S, whatever its size: {summary[0].lower()}{summary[1:]}\n{rest}"
-    _document(rule, reduce, arrays, own, doc + "\n" + GEOMETRY)
-    _document(global_rule, reduce, arrays, every, about + "\n" + GLOBAL)
-
-    def record(of: str, checks: Callable[..., Spec], draw: Callable[..., Case], kernels_of: str) -> Op:
-        return Op(
-            name=of,
-            rule=checks,
-            forward=functools.partial(_forward, reduce, fill),
-            backward=functools.partial(_backward, gradient, fill, saved),
-            arrays=arrays,
-            saved=saved,
-            domain=draw,
-            flops=_flops,
-            kernels_of=kernels_of,
-        )
-
-    return (
-        register(record(name, rule, functools.partial(_domain, own, draws), "")),
-        register(record(f"global_{name}", global_rule, functools.partial(_global_domain, every, draws), name)),
-    )
-
-
-def _document(
-    rule: Any, reduce: Callable[..., Arrays], arrays: dict[str, Role], own: dict[str, bool | Number], doc: str
-) -> None:
-    """Give a rule its docstring, the variant's module, and the signature that users see: arrays, geometry, and the
-    variant's own attributes."""
-    rule.__doc__, rule.__module__ = doc, reduce.__module__
-    signature = inspect.signature(rule)
-    first = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in arrays]
-    named = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    extra = [inspect.Parameter(a, inspect.Parameter.KEYWORD_ONLY, default=_default(kind)) for a, kind in own.items()]
-    rule.__signature__ = signature.replace(parameters=first + named + extra)
+    made = Variant(
+        name, reduce, gradient, doc, attrs or {}, fill, draws, extras or {}, unused, saved, local,
+        shown or Shown("".join(map(str.capitalize, name.split("_")))),
+    )  # fmt: skip
+    return made.register(), made.over_all().register(kernels_of=name)
 
 
 def _default(kind: bool | Number) -> Any:
     return kind.default if isinstance(kind, Number) else kind
-
-
-def _attribute(op: str, name: str, kind: bool | Number, given: dict[str, Any]) -> Any:
-    value = given.get(name, _default(kind))
-    return kind.check(op, name, value) if isinstance(kind, Number) else geometry.flag(op, name, value)
 
 
 def _resolve(name: str, x: Any, *geometry_: Any) -> geometry.Window:
@@ -186,47 +279,6 @@ def _resolve(name: str, x: Any, *geometry_: Any) -> geometry.Window:
     window = geometry.resolve(name, x.shape[2:], *geometry_)
     geometry.reject_padding_only(name, window)
     return window
-
-
-def _forward(reduce: Callable[..., Arrays], fill: float, p: Any, x: np.ndarray, *u: np.ndarray) -> Arrays:
-    return reduce(_windows(p.window, x, fill), p, *u)
-
-
-def _backward(
-    gradient: Callable[..., np.ndarray], fill: float, saved: tuple[str, ...],
-    p: Any, needs: tuple[bool, ...], dy: np.ndarray, *kept: np.ndarray,
-) -> Arrays:  # fmt: skip
-    if not needs[0]:
-        return (None,) * len(needs)
-    by_name = dict(zip(saved, kept, strict=True))
-    windows = _windows(p.window, by_name.pop("x", None), fill)
-    dvalues = gradient(windows, p, dy, *by_name.values())
-    dx = np.zeros((*dy.shape[:2], *p.window.padded))
-    for t, at in p.window.offsets():
-        dx[(..., *at)] += np.where(windows.real[..., t], dvalues[..., t], 0)
-    return (dx[p.window.inside].astype(dy.dtype), *(None,) * (len(needs) - 1))
-
-
-def _drawn(own: dict[str, bool | Number], draw: domain.Draw) -> dict[str, Any]:
-    return {a: draw.choice(kind.drawn if isinstance(kind, Number) else (True, False)) for a, kind in own.items()}
-
-
-def _domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
-    size, attrs = domain.window(draw)
-    x, gap = draw.distinct(draw.integer(1, 2), draw.integer(1, 3), *size)
-    attrs["ceil_mode"] = draw.choice([False, True])
-    out = geometry.resolve("domain", size, **attrs).out
-    attrs |= _drawn(own, draw)
-    return Case((x, draw.uniform(*x.shape[:2], *out)), attrs) if draws else Case((x,), attrs, gap)
-
-
-def _global_domain(own: dict[str, bool | Number], draws: bool, draw: domain.Draw) -> Case:
-    rank = draw.choice([2, 1, 3])
-    x, gap = draw.distinct(
-        draw.integer(1, 2), draw.integer(1, 3), *(draw.integer(1, 8 - 2 * rank) for _ in range(rank))
-    )
-    attrs = _drawn(own, draw)
-    return Case((x, draw.uniform(*x.shape[:2], *(1,) * rank)), attrs) if draws else Case((x,), attrs, gap)
 
 
 def _flops(spec: Spec, arrays: Arrays) -> tuple[int, int]:
