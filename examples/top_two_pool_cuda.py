@@ -9,7 +9,7 @@ from cnncore.ops.pool_walk_cuda import count, number, over, variant
 
 @over
 def two_largest(state: Any, v: Any, tap: Any, w: Any, c: Any) -> Any:
-    a, first, b, second = state
+    a, first, b, _ = state
     if v > a:
         return v, number(tap, w.g), a, first
     if v > b:
