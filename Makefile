@@ -33,7 +33,8 @@ define in_copy
 	rm -f build/$(1)/cnncore/*.so
 	cd build/$(1) && CNNCORE_CFLAGS="$(2)" "$(CURDIR)/$(BIN)/python" setup.py -q build_ext --inplace
 	cd build/$(1) && $(3) PYTHONPATH=. "$(CURDIR)/$(BIN)/python" -m pytest -k "not cuda" \
-		tests/test_backends.py tests/test_winograd.py tests/test_bad_input.py tests/test_fuzz.py
+		tests/test_backends.py tests/test_memory_formats.py tests/test_winograd.py tests/test_bad_input.py \
+		tests/test_bad_geometry.py tests/test_fuzz.py
 endef
 
 # AddressSanitizer and UBSan.

@@ -14,7 +14,7 @@ from engines import NATIVE
 
 ROOT = Path(__file__).parent.parent
 WHAT = "top_two_pool and baseline and not cuda"
-TESTS = ["tests/test_registry.py", "tests/test_backends.py", "tests/test_gradcheck.py"]
+TESTS = [f"tests/test_{name}.py" for name in ("registry", "backends", "memory_formats", "gradcheck")]
 
 
 def test_the_page_holds_the_example():

@@ -292,7 +292,8 @@ def test_a_new_variant_is_one_entry(top_two, capsys):
 
 def test_a_new_variant_is_property_tested():
     """The suite, with the example registered before it starts, runs every property of a definition on it."""
-    tests = ["tests/test_registry.py", "tests/test_backends.py", "tests/test_bad_input.py", "tests/test_gradcheck.py"]
+    files = ("registry", "backends", "memory_formats", "bad_input", "bad_geometry", "gradcheck")
+    tests = [f"tests/test_{name}.py" for name in files]
     command = [sys.executable, "-m", "pytest", "-p", "top_two_pool", "-k", WHAT, *tests]
     path = os.pathsep.join([str(EXAMPLE.parent), *sys.path])
     root = EXAMPLE.parent.parent
