@@ -212,5 +212,6 @@ def test_names_are_ops_and_the_readme_knows_them() -> None:
         assert entry.name == f"{name}_pool" and f"global_{entry.name}" in registry
         assert getattr(ly, f"{entry.shown.layer}2d").__module__ == "cnncore.layers.pool"
     text = (Path(__file__).parent.parent / "README.md").read_text()
-    (listed,) = re.findall(r"`pool=` \(`--pool`\) of each is (.*?), or several", text, re.DOTALL)
-    assert {named("README", name).variant for name in listed.replace("\n", " ").split(", ")} == set(POOLS.values())
+    (listed,) = re.findall(r"`pool=` \(`--pool`\): (.*?)\. With several", text, re.DOTALL)
+    names = re.split(r",\s|\sor\s", listed)
+    assert {named("README", name).variant for name in names} == set(POOLS.values())
