@@ -64,8 +64,8 @@ def run_slowly(run_dir):
 def test_a_run_killed_at_random_moments_ends_where_it_would_have(tmp_path):
     straight = trainer()
     straight.fit(problem(), problem(40), epochs=6, batch_size=8, augment=noisy)
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_train; " + (
-        f"print('ready', flush=True); test_train.run_slowly({str(tmp_path)!r})"
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_resume; " + (
+        f"print('ready', flush=True); test_resume.run_slowly({str(tmp_path)!r})"
     )
     for epochs in (0, 1, 1, 1):
         run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
