@@ -43,7 +43,7 @@ class CudaBackend:
 
     def __init__(self) -> None:
         self._table = load_tables()
-        self.device = device.cuda()  # raises where there is none
+        self.device: Any = device.cuda()  # raises where there is none
         self.simulated = numba().SIMULATED
 
     def missing(self, op: Any) -> str | None:
@@ -94,7 +94,7 @@ class CudaBackend:
         if a is None:
             return None
         if is_foreign(a):
-            a = a if hasattr(a, "copy_to_host") else numba().cuda.as_cuda_array(a)
+            a = self.device.own(a)
             return a if a.is_c_contiguous() else to_device(a)
         return to_device(a)
 

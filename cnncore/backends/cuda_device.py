@@ -46,10 +46,10 @@ class CudaDevice:
         return here
 
     def read(self, a: Any) -> np.ndarray:
-        return np.asarray(self._own(a).copy_to_host())
+        return np.asarray(self.own(a).copy_to_host())
 
     def write(self, a: Any, values: np.ndarray) -> None:
-        self._own(a).copy_to_device(np.ascontiguousarray(values))
+        self.own(a).copy_to_device(np.ascontiguousarray(values))
 
     def channels_last(self, a: Any) -> bool:
         return False
@@ -57,6 +57,6 @@ class CudaDevice:
     def laid_out(self, a: Any, channels_last: bool) -> Any:
         return a
 
-    def _own(self, a: Any) -> Any:
+    def own(self, a: Any) -> Any:
         """Numba's array; a view where `a` is another library's."""
         return a if hasattr(a, "copy_to_host") else self._kernel.cuda.as_cuda_array(a)

@@ -1,8 +1,10 @@
 """Where arrays live: on the host, or on a CUDA device. Whoever makes, fills or copies an array asks its device.
 
-device = device_of(a)
-device.full(shape, 0, dtype)      an array there          device.write(a, host_array)     copied in
-device.empty(shape, dtype)        one not filled          device.read(a)                  copied out, as NumPy's
+    device = device_of(a)
+    device.full(shape, 0, dtype)      an array there          device.write(a, host_array)     copied in
+    device.empty(shape, dtype)        one not filled          device.read(a)                  copied out, as NumPy's
+
+`Device` says what a device answers.
 """
 
 from __future__ import annotations

@@ -147,11 +147,8 @@ def dy_reached(b: Any, column: Four, depth: Four, channel0: int, g: WalkArg) -> 
 
 @device
 def x_by_tap(b: Any, column: Four, depth: Four, channel0: int, g: WalkArg) -> Any:
-    """The column is a map and a tap, the depth index an image and an output."""
-    d = under(depth[1], column[1], g.stride[0], g.dilation[0], g.begin[0], g.size[0])
-    h = under(depth[2], column[2], g.stride[1], g.dilation[1], g.begin[1], g.size[1])
-    w = under(depth[3], column[3], g.stride[2], g.dilation[2], g.begin[2], g.size[2])
-    return element(b, depth[0], channel0 + column[0], d, h, w)
+    """The column is a map and a tap, the depth index an image and an output: `x_under` with the two exchanged."""
+    return x_under(b, depth, column, channel0, g)
 
 
 @device
