@@ -45,8 +45,8 @@ class Run(NamedTuple):
     """What one direction of a plan launches on one instruction set."""
 
     launch: Launch | None  # None where there is nothing to compute
-    made: Sequence[tuple[int, Slot | None]]  # what it writes: results, or gradients of which argument; None: not wanted
-    read: Sequence[tuple[int, Slot]]  # of the arrays that it reads, those that are looked at in every call
+    read: list[tuple[int, Slot]]  # of the arrays that it reads, those that are looked at in every call
+    gradients: Sequence[tuple[int, Slot | None]] = ()  # of which argument; None: not wanted
 
 
 class Work:
@@ -66,26 +66,23 @@ class Work:
     def forward(self, isa: str, plan: Any, arrays: Any) -> Run:
         """The arguments that lie as a kernel takes them are not looked at again: those of like calls lie so, too."""
         copied = [(i, s) for i, s in enumerate(self.arguments) if s and ready(s, arrays[i]) is not arrays[i]]
-        made = list(enumerate(self.results))
         if not any(slot.size for slot in self.results):
-            return Run(None, made, copied)
+            return Run(None, copied)
         slots = [*self.results, self.arguments] if plan.op.variadic else [*self.results, *self.arguments]
-        changing = plan.op.changing is not None
-        return Run(Launch(isa, f"{plan.op.kernel}_forward", plan.dtype, plan.spec.params, slots, changing=changing),
-                   made, copied)  # fmt: skip
+        kernel, changing = f"{plan.op.kernel}_forward", plan.op.changing is not None
+        return Run(Launch(isa, kernel, plan.dtype, plan.spec.params, slots, changing=changing), copied)
 
     def backward(self, isa: str, plan: Any, needs: tuple[bool, ...], spare: bool) -> Run:
         op, above = plan.op, self.results[: plan.op.outputs]
         read = [*above, *[(*self.arguments, *self.results)[place] for place in plan.saved]]
-        made = [(i, self.arguments[i] if needs[i] else None) for i, role in enumerate(plan.roles) if role.gradient]
+        wanted = [(i, self.arguments[i] if needs[i] else None) for i, role in enumerate(plan.roles) if role.gradient]
         looked = [(i, slot) for i, slot in enumerate(read) if slot]
-        if not any(needs) or not all(
-            slot.size for slot in above
-        ):  # kernels divide by the lengths of what they are given
-            return Run(None, made, looked)
-        slots = [self.arguments, *read] if op.variadic else [*[slot for _, slot in made], *read]
+        # Kernels divide by the lengths of what they are given.
+        if not any(needs) or not all(slot.size for slot in above):
+            return Run(None, looked, wanted)
+        slots = [self.arguments, *read] if op.variadic else [*[slot for _, slot in wanted], *read]
         place = len(slots) - len(read) if spare else None
-        return Run(Launch(isa, f"{op.kernel}_backward", plan.dtype, plan.spec.params, slots, place), made, looked)
+        return Run(Launch(isa, f"{op.kernel}_backward", plan.dtype, plan.spec.params, slots, place), looked, wanted)
 
 
 def _targets(op: Any, out: Any, slots: list[Slot], arrays: Any) -> list[np.ndarray]:
@@ -171,11 +168,11 @@ class NativeBackend:
         if not spare and all(a is not dy for a, dy in zip(read, dys, strict=False)):  # copies are ours
             return self.backward(plan, needs, tuple(read[: len(dys)]), saved, spare=True)
         gradients: list[Any] = [None] * len(needs)
-        for i, slot in run.made:
+        for i, slot in run.gradients:
             if slot is not None:
                 gradients[i] = read[0] if spare and plan.op.elementwise else slot.empty()
         if run.launch is not None:
-            run.launch([*[gradients[i] for i, _ in run.made], *read])
+            run.launch([*[gradients[i] for i, _ in run.gradients], *read])
         else:
             for gradient in gradients:
                 if gradient is not None:
