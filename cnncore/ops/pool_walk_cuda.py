@@ -253,10 +253,7 @@ def _weights(axes: list[np.ndarray], dtype: Any) -> Any:
 
 def _kinds(arrays: Any) -> tuple[list[Any], list[Any]]:
     """Those of floats, and those of integers."""
-    whole = [a.dtype.kind in "iu" for a in arrays]
-    return [a for a, w in zip(arrays, whole, strict=True) if not w], [
-        a for a, w in zip(arrays, whole, strict=True) if w
-    ]
+    return [a for a in arrays if a.dtype.kind == "f"], [a for a in arrays if a.dtype.kind != "f"]
 
 
 def variant(
